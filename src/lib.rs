@@ -1,0 +1,22 @@
+//! Walden ships PostgreSQL's write-ahead log and base backups to S3, or to a directory, and brings them back.
+//!
+//! The map, arrows pointing down only (tests/architecture.rs keeps it so; docs/architecture.md says why):
+//!
+//! ```text
+//!            main ── cli ──────────────── words in, words out
+//!                     │
+//!  stories   wal::{push, fetch}  backup::push  restore
+//!                     │
+//!  joiners   archive  backup::catalogue
+//!                     │
+//!  machines  storage  codec  durable  pipeline  observe  postgres::{client, datadir}
+//!                     │
+//!  words     error  config  layout  postgres::{lsn, control}  wal::{segment, timeline, header, chain}
+//!            backup::manifest  restore::plan
+//! ```
+
+pub mod error;
+pub mod layout;
+pub mod postgres;
+pub mod storage;
+pub mod wal;

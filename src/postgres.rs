@@ -1,0 +1,5 @@
+//! What Walden knows of PostgreSQL itself: its positions, its control file, what lies in its data directory, and how to
+//! talk to a server. Nothing here knows where backups are stored.
+
+pub mod control;
+pub mod lsn;

@@ -1,0 +1,182 @@
+//! The seam to where objects lie: a directory or an S3 bucket.
+//!
+//! Knows keys as plain strings below one prefix and bytes as bytes: nothing of WAL, backups or codecs. What each
+//! operation promises is written here and proved by one contract suite on every backend (tests/contract.rs).
+
+use std::fmt::Debug;
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::error::{Error, Result};
+
+/// A place for immutable objects. All keys are relative to the store's own prefix.
+///
+/// Every method retries by itself what may be retried, within the budget that the store was opened with.
+#[async_trait]
+pub trait Store: Send + Sync + Debug {
+    /// The object's address as a person would write it, for messages. The empty key names the prefix.
+    fn url(&self, key: &str) -> String;
+
+    /// Stores `body` under `key`. When it returns `Ok` the object is complete, checked where the store can check it,
+    /// and durable. Before that it is not visible at all, whatever happens to this process.
+    ///
+    /// # Errors
+    /// With [`PutMode::New`]: `AlreadyExists` if the key is taken, and then the object there is durable; of any number
+    /// of racing creators one succeeds. A creator whose first try succeeded unnoticed (the reply was lost) is told
+    /// `AlreadyExists` too: compare the content.
+    async fn put(&self, key: &str, body: Body, mode: PutMode) -> Result<()>;
+
+    /// Opens an object, whole or the bytes of `range` (which must lie within the object and not be empty).
+    ///
+    /// # Errors
+    /// `NotFound` only if the store said so.
+    async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Download>;
+
+    /// The object's size and age.
+    ///
+    /// # Errors
+    /// `NotFound` only if the store said so.
+    async fn head(&self, key: &str) -> Result<ObjectInfo>;
+
+    /// One page of the objects whose keys begin with `prefix`, in the order of their keys' bytes. An object is listed
+    /// from the moment its put returned, and never before it is complete.
+    async fn list(&self, query: &ListQuery) -> Result<Page>;
+
+    /// Deletes these objects; one that is absent already counts as deleted.
+    ///
+    /// # Errors
+    /// The first refusal, after all keys have been tried, saying how many of them were refused.
+    async fn delete(&self, keys: &[String]) -> Result<()>;
+}
+
+/// May a put replace what is there?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutMode {
+    /// Create only.
+    New,
+    /// Create or replace, atomically.
+    Replace,
+}
+
+/// The bytes of an object to be stored, of known length and readable more than once.
+#[derive(Clone, Debug)]
+pub enum Body {
+    /// In memory.
+    Memory(Bytes),
+    /// In a file of our own, from its beginning to its end.
+    File(Arc<std::fs::File>, u64),
+}
+
+impl Body {
+    /// The length in bytes.
+    pub fn size(&self) -> u64 {
+        match self {
+            Body::Memory(bytes) => bytes.len() as u64,
+            Body::File(_, size) => *size,
+        }
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Body {
+        Body::Memory(bytes.into())
+    }
+}
+
+/// An object that is being read.
+pub struct Download {
+    /// The size of the whole object, also where only a range was asked for.
+    pub object_size: u64,
+    chunks: Box<dyn Chunks>,
+}
+
+impl Download {
+    pub(crate) fn new(object_size: u64, chunks: Box<dyn Chunks>) -> Download {
+        Download { object_size, chunks }
+    }
+
+    /// The next bytes, at most a few MiB; `None` at the end of what was asked for.
+    ///
+    /// # Errors
+    /// Also when the store ends early: a short object is never taken for a whole one.
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        self.chunks.next().await
+    }
+
+    /// All the remaining bytes, if they are no more than `limit`.
+    ///
+    /// # Errors
+    /// `Corrupt` if there are more.
+    pub async fn read_all(mut self, limit: usize) -> Result<Vec<u8>> {
+        let mut all = Vec::new();
+        while let Some(chunk) = self.next().await? {
+            if all.len() + chunk.len() > limit {
+                return Err(Error::new(crate::error::Kind::Corrupt, format!("the object has more than {limit} bytes")));
+            }
+            all.extend_from_slice(&chunk);
+        }
+        Ok(all)
+    }
+}
+
+/// Where a [`Download`]'s bytes come from.
+#[async_trait]
+pub(crate) trait Chunks: Send {
+    async fn next(&mut self) -> Result<Option<Bytes>>;
+}
+
+/// What a listing says of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// The key, relative to the store's prefix.
+    pub key: String,
+    /// Stored bytes.
+    pub size: u64,
+    /// When it was stored, by the store's clock.
+    pub modified: Timestamp,
+}
+
+/// What to list.
+#[derive(Clone, Debug, Default)]
+pub struct ListQuery {
+    /// Only keys that begin with this.
+    pub prefix: String,
+    /// Only keys (and common prefixes) after this one, in byte order.
+    pub after: Option<String>,
+    /// Fold what lies below the next `/` after the prefix into one entry of [`Page::prefixes`].
+    pub fold: bool,
+}
+
+/// One page of a listing, at most [`PAGE_SIZE`] entries.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// Objects, in the order of their keys.
+    pub objects: Vec<ObjectInfo>,
+    /// Folded prefixes, each ending in `/`, in order.
+    pub prefixes: Vec<String>,
+    /// Where the next page begins ([`ListQuery::after`]), or `None` if this is the last one.
+    pub next: Option<String>,
+}
+
+/// The greatest number of entries in a page, as S3 has it (ListObjectsV2).
+pub const PAGE_SIZE: usize = 1000;
+
+/// All pages of a listing, with the entries handed to `each` as they come.
+///
+/// # Errors
+/// Those of [`Store::list`].
+pub async fn list_all(store: &dyn Store, mut query: ListQuery, mut each: impl FnMut(Page)) -> Result<()> {
+    loop {
+        let mut page = store.list(&query).await?;
+        let next = page.next.take();
+        each(page);
+        match next {
+            Some(next) => query.after = Some(next),
+            None => return Ok(()),
+        }
+    }
+}
