@@ -1,6 +1,9 @@
 //! Every object key, built and parsed in one place (docs/format.md, "Keys").
 //!
-//! Pure. Nothing else in Walden puts a key together or takes one apart.
+//! Pure. Nothing else in Walden puts a key together or takes one apart. The form of the short JSON objects is next door,
+//! in [`sealed`].
+
+pub mod sealed;
 
 use std::fmt;
 

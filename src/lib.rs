@@ -15,6 +15,10 @@
 //!            backup::manifest  restore::plan
 //! ```
 
+pub mod archive;
+pub mod codec;
+pub mod config;
+pub mod durable;
 pub mod error;
 pub mod layout;
 pub mod postgres;

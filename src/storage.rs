@@ -6,12 +6,18 @@
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::error::{Error, Result};
+use crate::config::Location;
+use crate::error::{Error, Kind, Result};
+
+pub mod local;
+pub mod retry;
+pub mod s3;
 
 /// A place for immutable objects. All keys are relative to the store's own prefix.
 ///
@@ -51,6 +57,34 @@ pub trait Store: Send + Sync + Debug {
     /// # Errors
     /// The first refusal, after all keys have been tried, saying how many of them were refused.
     async fn delete(&self, keys: &[String]) -> Result<()>;
+}
+
+/// What the user chose for the store.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where it lies.
+    pub location: Location,
+    /// The budget of the retries of one request.
+    pub retry_timeout: Duration,
+    /// S3: how the bucket's name gets into a request.
+    pub addressing: s3::Addressing,
+    /// S3: what the store is to verify on arrival.
+    pub checksum: s3::Checksum,
+}
+
+/// Opens the store. Nothing is read from or written to it yet.
+///
+/// # Errors
+/// `Config` if the settings cannot work.
+pub async fn open(options: Options) -> Result<Arc<dyn Store>> {
+    match options.location {
+        Location::Directory(path) => Ok(Arc::new(local::LocalStore::new(path))),
+        Location::Bucket { name, prefix } => {
+            let Options { retry_timeout, addressing, checksum, .. } = options;
+            let options = s3::Options { bucket: name, prefix, addressing, checksum, retry_timeout };
+            Ok(Arc::new(s3::S3Store::open(options).await?))
+        }
+    }
 }
 
 /// May a put replace what is there?
@@ -115,7 +149,7 @@ impl Download {
         let mut all = Vec::new();
         while let Some(chunk) = self.next().await? {
             if all.len() + chunk.len() > limit {
-                return Err(Error::new(crate::error::Kind::Corrupt, format!("the object has more than {limit} bytes")));
+                return Err(Error::new(Kind::Corrupt, format!("the object has more than {limit} bytes")));
             }
             all.extend_from_slice(&chunk);
         }
@@ -145,8 +179,10 @@ pub struct ObjectInfo {
 pub struct ListQuery {
     /// Only keys that begin with this.
     pub prefix: String,
-    /// Only keys (and common prefixes) after this one, in byte order.
+    /// Only keys after this one, in byte order. A folded prefix is listed while any key below it comes after.
     pub after: Option<String>,
+    /// Where the last page ended; overrides `after`.
+    pub cursor: Option<Cursor>,
     /// Fold what lies below the next `/` after the prefix into one entry of [`Page::prefixes`].
     pub fold: bool,
 }
@@ -158,9 +194,13 @@ pub struct Page {
     pub objects: Vec<ObjectInfo>,
     /// Folded prefixes, each ending in `/`, in order.
     pub prefixes: Vec<String>,
-    /// Where the next page begins ([`ListQuery::after`]), or `None` if this is the last one.
-    pub next: Option<String>,
+    /// Where the next page begins ([`ListQuery::cursor`]), or `None` if this is the last one.
+    pub next: Option<Cursor>,
 }
+
+/// The end of a page, in the words of the store that made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor(String);
 
 /// The greatest number of entries in a page, as S3 has it (ListObjectsV2).
 pub const PAGE_SIZE: usize = 1000;
@@ -175,7 +215,7 @@ pub async fn list_all(store: &dyn Store, mut query: ListQuery, mut each: impl Fn
         let next = page.next.take();
         each(page);
         match next {
-            Some(next) => query.after = Some(next),
+            Some(next) => query.cursor = Some(next),
             None => return Ok(()),
         }
     }

@@ -1,0 +1,150 @@
+//! The two-way door between plain files and the store: one object a file, described, compressed and digested.
+//!
+//! Knows keys, the codec and the store. Decides nothing about WAL or backups: what a conflict or an absence means is the
+//! caller's business.
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+use crate::codec::{self, Decoder, Description, Header};
+use crate::error::{Context, Error, Kind, Result};
+use crate::layout::{FORMAT, Key, sealed};
+use crate::storage::{Body, PutMode, Store};
+
+/// An archive: a store, and how new files are compressed.
+#[derive(Clone, Debug)]
+pub struct Archive {
+    store: Arc<dyn Store>,
+    level: i32,
+}
+
+/// How a file got into the archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// It is new.
+    New {
+        /// Bytes of the object.
+        object_size: u64,
+    },
+    /// The same content was there already.
+    Already,
+}
+
+impl Archive {
+    /// An archive in `store` that compresses new files with this zstd level.
+    pub fn new(store: Arc<dyn Store>, level: i32) -> Archive {
+        Archive { store, level }
+    }
+
+    /// The store, for objects that are not described files: parts and short manifests of backups, listings.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The object's address, for messages.
+    pub fn url(&self, key: &Key) -> String {
+        self.store.url(&key.to_string())
+    }
+
+    /// Stores a plain file of `size` bytes. `Ok` means that these bytes are in the archive, complete and durable: put there
+    /// now, or there already with the same content, which is then read back and checked.
+    ///
+    /// # Errors
+    /// [`Kind::Conflict`] if there is other content under the key, with both digests; it is never overwritten.
+    /// [`Kind::Corrupt`] if what is there is damaged.
+    pub async fn put_file(
+        &self,
+        key: &Key,
+        source: impl Read + Send + 'static,
+        size: u64,
+        file: Description,
+    ) -> Result<Stored> {
+        let level = self.level;
+        let encode = move || codec::encode(source, size, file, level);
+        let (header, body) = match tokio::task::spawn_blocking(encode).await {
+            Ok(result) => result?,
+            Err(lost) => {
+                return Err(Error::new(Kind::Bug, "the compressing thread ended early").detail(lost.to_string()));
+            }
+        };
+        let object_size = body.size();
+        match self.store.put(&key.to_string(), body, PutMode::New).await {
+            Ok(()) => Ok(Stored::New { object_size }),
+            Err(error) if error.kind() == Kind::AlreadyExists => {
+                let (existing, _) = self.get_file(key, std::io::sink()).await?;
+                compare(&self.url(key), &header, &existing).map(|()| Stored::Already)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads a file into `sink`. What was written there counts only if this returns `Ok`: then it is complete and every
+    /// digest was right.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] only if the store said so; [`Kind::Corrupt`] for a damaged or cut object.
+    pub async fn get_file<W: Write>(&self, key: &Key, sink: W) -> Result<(Header, W)> {
+        let mut download = self.store.get(&key.to_string(), None).await?;
+        let what = || format!("could not read {}", self.url(key));
+        let mut decoder = Decoder::new(sink);
+        while let Some(chunk) = download.next().await? {
+            decoder.feed(&chunk).during(what)?;
+        }
+        decoder.finish().during(what)
+    }
+
+    /// Stores a small object as it is, unless it is there already with the same bytes.
+    ///
+    /// # Errors
+    /// [`Kind::Conflict`] if there are other bytes under the key.
+    pub async fn put_plain(&self, key: &Key, content: Vec<u8>) -> Result<()> {
+        let (name, limit) = (key.to_string(), content.len());
+        match self.store.put(&name, Body::from(content.clone()), PutMode::New).await {
+            Err(error) if error.kind() == Kind::AlreadyExists => {
+                let existing = self.store.get(&name, None).await?;
+                if existing.object_size == limit as u64 && existing.read_all(limit).await? == content {
+                    return Ok(());
+                }
+                Err(Error::new(Kind::Conflict, format!("{} exists with other content", self.url(key))))
+            }
+            result => result,
+        }
+    }
+
+    /// Marks the prefix as Walden's, or checks that the format there is one that this version can add to.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`] for a newer format.
+    pub async fn ensure_marker(&self) -> Result<()> {
+        let key = Key::Marker;
+        match self.store.put(&key.to_string(), Body::from(sealed::marker()), PutMode::New).await {
+            Err(error) if error.kind() == Kind::AlreadyExists => {
+                let existing = self.store.get(&key.to_string(), None).await?.read_all(MARKER_LIMIT).await?;
+                let format =
+                    sealed::marker_format(&existing).during(|| format!("could not read {}", self.url(&key)))?;
+                match format > FORMAT {
+                    true => Err(Error::new(Kind::Refused, format!("{} has format {format}", self.store.url("")))
+                        .detail(format!("this version of walden writes format {FORMAT}"))
+                        .hint("Use a newer version of walden.")),
+                    false => Ok(()),
+                }
+            }
+            result => result,
+        }
+    }
+}
+
+/// No marker is longer.
+const MARKER_LIMIT: usize = 64 << 10;
+
+fn compare(url: &str, ours: &Header, existing: &Header) -> Result<()> {
+    if ours.plain_blake3 == existing.plain_blake3 && ours.plain_size == existing.plain_size {
+        return Ok(());
+    }
+    let describe =
+        |header: &Header| format!("system identifier {}, BLAKE3 {}", header.file.system_id, header.plain_blake3);
+    Err(Error::new(Kind::Conflict, format!("{url} exists with other content"))
+        .detail(format!("there: {}", describe(existing)))
+        .detail(format!("here: {}", describe(ours)))
+        .hint("Two servers may be archiving the same timeline: check which of them is the primary. Nothing was overwritten."))
+}

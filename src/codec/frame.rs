@@ -1,0 +1,172 @@
+//! The independent frames that the volumes of a base backup are made of.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Kind, Result};
+
+/// One zstd frame of a volume: how much it holds, how long it is, and the digest of its stored bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frame {
+    /// Plain bytes, at most [`MAX_PLAIN`].
+    pub plain: u32,
+    /// Stored bytes.
+    pub stored: u32,
+    /// The digest of the stored bytes.
+    pub digest: FrameDigest,
+}
+
+/// No frame holds more plain bytes: the bound on what a reader of one file must fetch and hold.
+pub const MAX_PLAIN: usize = 2 << 20;
+
+/// The first 16 bytes of a BLAKE3 digest, in lower-case hexadecimal: there are as many of them as there are frames, and
+/// they guard against damage; each part as a whole has a full digest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct FrameDigest([u8; 16]);
+
+impl FrameDigest {
+    /// The digest of these stored bytes.
+    pub fn of(bytes: &[u8]) -> FrameDigest {
+        let mut digest = [0; 16];
+        digest.copy_from_slice(&blake3::hash(bytes).as_bytes()[..16]);
+        FrameDigest(digest)
+    }
+}
+
+impl std::fmt::Display for FrameDigest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+impl std::fmt::Debug for FrameDigest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl Serialize for FrameDigest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for FrameDigest {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<FrameDigest, D::Error> {
+        let text = <&str>::deserialize(deserializer)?;
+        let canonical = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let number = u128::from_str_radix(text, 16).ok().filter(|_| canonical);
+        number
+            .map(|number| FrameDigest(number.to_be_bytes()))
+            .ok_or_else(|| serde::de::Error::custom("not a frame's digest"))
+    }
+}
+
+/// Compresses frames, one after the other, in memory that it keeps.
+pub struct FrameWriter {
+    compressor: zstd::bulk::Compressor<'static>,
+    buffer: Vec<u8>,
+}
+
+impl FrameWriter {
+    /// A writer of frames of this zstd level.
+    pub fn new(level: i32) -> Result<FrameWriter> {
+        let mut compressor = zstd::bulk::Compressor::new(level).map_err(unusable)?;
+        compressor.include_checksum(true).map_err(unusable)?;
+        Ok(FrameWriter { compressor, buffer: Vec::new() })
+    }
+
+    /// The frame of these at most [`MAX_PLAIN`] bytes, and its stored form.
+    pub fn compress(&mut self, plain: &[u8]) -> Result<(Frame, &[u8])> {
+        if plain.len() > MAX_PLAIN {
+            return Err(Error::new(Kind::Bug, format!("a frame cannot hold {} bytes", plain.len())));
+        }
+        self.buffer.clear();
+        self.buffer.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+        self.compressor.compress_to_buffer(plain, &mut self.buffer).map_err(unusable)?;
+        let frame = Frame {
+            plain: plain.len() as u32,
+            stored: self.buffer.len() as u32,
+            digest: FrameDigest::of(&self.buffer),
+        };
+        Ok((frame, &self.buffer))
+    }
+}
+
+/// Checks and decompresses frames, one after the other, in memory that it keeps.
+pub struct FrameReader {
+    decompressor: zstd::bulk::Decompressor<'static>,
+    buffer: Vec<u8>,
+}
+
+impl FrameReader {
+    /// A reader.
+    pub fn new() -> Result<FrameReader> {
+        Ok(FrameReader { decompressor: zstd::bulk::Decompressor::new().map_err(unusable)?, buffer: Vec::new() })
+    }
+
+    /// The plain bytes of a frame.
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`] if the stored bytes are not those that the manifest describes.
+    pub fn decompress(&mut self, frame: &Frame, stored: &[u8]) -> Result<&[u8]> {
+        let plain = frame.plain as usize;
+        if stored.len() != frame.stored as usize || plain > MAX_PLAIN {
+            return Err(damaged(format!("it has {} bytes for {plain}, not {}", stored.len(), frame.stored)));
+        }
+        let digest = FrameDigest::of(stored);
+        if digest != frame.digest {
+            return Err(damaged(format!("its digest is {digest}, not {}", frame.digest)));
+        }
+        self.buffer.clear();
+        self.buffer.reserve(plain);
+        self.decompressor.decompress_to_buffer(stored, &mut self.buffer).map_err(|error| damaged(error.to_string()))?;
+        match self.buffer.len() == plain {
+            true => Ok(&self.buffer),
+            false => Err(damaged(format!("it holds {} bytes, not {plain}", self.buffer.len()))),
+        }
+    }
+}
+
+fn unusable(error: std::io::Error) -> Error {
+    Error::new(Kind::Bug, "zstd failed").detail(error.to_string())
+}
+
+fn damaged(detail: String) -> Error {
+    Error::new(Kind::Corrupt, "a frame is damaged").detail(detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn decompress_undoes_compress(plain in prop::collection::vec(any::<u8>(), 0..3000)) {
+            let mut writer = FrameWriter::new(1).unwrap();
+            let (frame, stored) = writer.compress(&plain).unwrap();
+            let mut reader = FrameReader::new().unwrap();
+            prop_assert_eq!(reader.decompress(&frame, stored).unwrap(), &plain);
+            let json = serde_json::to_string(&frame).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Frame>(&json).unwrap(), frame);
+        }
+
+        #[test]
+        fn a_changed_byte_is_corrupt(plain in prop::collection::vec(any::<u8>(), 1..3000), at: prop::sample::Index) {
+            let mut writer = FrameWriter::new(1).unwrap();
+            let (frame, stored) = writer.compress(&plain).unwrap();
+            let mut stored = stored.to_vec();
+            let at = at.index(stored.len());
+            stored[at] ^= 0x10;
+            let error = FrameReader::new().unwrap().decompress(&frame, &stored).unwrap_err();
+            prop_assert_eq!(error.kind(), Kind::Corrupt);
+        }
+    }
+
+    #[test]
+    fn a_frame_is_bounded() {
+        let mut writer = FrameWriter::new(1).unwrap();
+        assert!(writer.compress(&vec![0; MAX_PLAIN]).is_ok());
+        assert!(writer.compress(&vec![0; MAX_PLAIN + 1]).is_err());
+    }
+}

@@ -1,0 +1,245 @@
+//! What an S3 failure means: whether another try may help, which of Walden's kinds it is, and what the user can do.
+
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::RequestId;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+
+use crate::error::{Error, Kind};
+use crate::storage::retry::Failure;
+
+/// What was being done.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Action {
+    Put,
+    Get,
+    Head,
+    List,
+    Delete,
+}
+
+impl Action {
+    fn failed(self, url: &str) -> String {
+        match self {
+            Action::Put => format!("could not store {url}"),
+            Action::Get | Action::Head => format!("could not read {url}"),
+            Action::List => format!("could not list {url}"),
+            Action::Delete => format!("could not delete {url}"),
+        }
+    }
+
+    /// The IAM action that it needs (Service Authorization Reference, "Actions for Amazon S3").
+    fn permission(self) -> &'static str {
+        match self {
+            Action::Put => "s3:PutObject",
+            Action::Get | Action::Head => "s3:GetObject",
+            Action::List => "s3:ListBucket",
+            Action::Delete => "s3:DeleteObject",
+        }
+    }
+}
+
+/// No answer within `bound`.
+pub(super) fn timed_out(action: Action, url: &str, bound: Duration) -> Error {
+    Error::new(Kind::Unreachable, action.failed(url)).detail(format!("no progress within {} s", bound.as_secs()))
+}
+
+/// A download that ended before all of it had come.
+pub(super) fn cut(url: &str, missing: u64) -> Error {
+    Error::new(Kind::Unreachable, Action::Get.failed(url)).detail(format!("the download ended {missing} bytes early"))
+}
+
+/// A service's refusal: its code and message with our kind and hint.
+pub(super) fn refused(action: Action, url: &str, code: Option<&str>, message: Option<&str>) -> Error {
+    let code = code.unwrap_or("no error code");
+    let (kind, hint) = meaning(action, code);
+    let error = Error::new(kind, action.failed(url));
+    let error = match message {
+        Some(message) => error.detail(format!("{code}: {message}")),
+        None => error.detail(code),
+    };
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}
+
+/// Sorts an SDK error into final and transient ones and gives it Walden's form.
+pub(super) fn classify<E>(action: Action, url: &str, error: SdkError<E>) -> Failure
+where
+    E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
+{
+    match &error {
+        SdkError::ServiceError(service) => {
+            let status = service.raw().status().as_u16();
+            let (code, message) = (service.err().code(), service.err().message());
+            let known = code.unwrap_or(by_status(status));
+            let error = refused(action, url, Some(known), message).detail(origin(service.raw()));
+            if is_transient(status, known) { Failure::Transient(error) } else { Failure::Final(error) }
+        }
+        SdkError::ResponseError(response) => {
+            let error = Error::new(Kind::Unreachable, action.failed(url)).detail("the answer cannot be understood");
+            Failure::Transient(error.detail(origin(response.raw())))
+        }
+        SdkError::TimeoutError(_) | SdkError::DispatchFailure(_) => undelivered(action, url, &error),
+        _ => match find::<CredentialsError>(&error) {
+            Some(_) => undelivered(action, url, &error),
+            None => Failure::Final(Error::new(Kind::Bug, action.failed(url)).detail(causes(&error))),
+        },
+    }
+}
+
+/// The request did not reach the service.
+fn undelivered(action: Action, url: &str, error: &(dyn StdError + 'static)) -> Failure {
+    let causes = causes(error);
+    if let Some(credentials) = find::<CredentialsError>(error) {
+        let error = Error::new(Kind::Denied, action.failed(url)).detail(causes);
+        return match credentials {
+            CredentialsError::CredentialsNotLoaded(_) => Failure::Final(error.hint(
+                "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, in the environment of this command (for archive_command: of the server).",
+            )),
+            CredentialsError::InvalidConfiguration(_) => {
+                Failure::Final(error.hint("Check ~/.aws/config and the variables that begin with AWS_."))
+            }
+            _ => Failure::Transient(error),
+        };
+    }
+    let error = Error::new(Kind::Unreachable, action.failed(url));
+    // rustls words every failed verification so; the connector hides its type.
+    if causes.contains("invalid peer certificate") {
+        let error = error.detail(causes);
+        return Failure::Final(
+            error.hint("Set AWS_CA_BUNDLE to a PEM file with the certificate authority of the endpoint."),
+        );
+    }
+    Failure::Transient(error.detail(causes).hint("Check AWS_ENDPOINT_URL, AWS_REGION and the network."))
+}
+
+/// Codes that AWS documents as worth another try, and every server error
+/// (Amazon S3 API Reference, "Error responses").
+fn is_transient(status: u16, code: &str) -> bool {
+    let code_says = matches!(
+        code,
+        "RequestTimeout"
+            | "ConditionalRequestConflict"
+            | "OperationAborted"
+            | "Throttling"
+            | "SlowDown"
+            | "TooManyRequests"
+    );
+    code_says || status == 429 || (status >= 500 && status != 501)
+}
+
+fn meaning(action: Action, code: &str) -> (Kind, Option<String>) {
+    let config = |hint: &str| (Kind::Config, Some(hint.to_owned()));
+    let denied = |hint: &str| (Kind::Denied, Some(hint.to_owned()));
+    match code {
+        "NoSuchKey" | "NotFound" => (Kind::NotFound, None),
+        "PreconditionFailed" => (Kind::AlreadyExists, None),
+        "NoSuchBucket" => config("Create the bucket, or correct --prefix or WALDEN_PREFIX."),
+        "PermanentRedirect"
+        | "TemporaryRedirect"
+        | "AuthorizationHeaderMalformed"
+        | "IllegalLocationConstraintException" => config("Set AWS_REGION to the region of the bucket."),
+        "InvalidRequest" | "NotImplemented" | "InvalidArgument" | "BadDigest" => {
+            config("If the store does not know checksum headers, set WALDEN_S3_CHECKSUM=off.")
+        }
+        "InvalidAccessKeyId" => denied("Check AWS_ACCESS_KEY_ID or AWS_PROFILE."),
+        "SignatureDoesNotMatch" => {
+            denied("Check AWS_SECRET_ACCESS_KEY and that nothing between here and the store changes requests.")
+        }
+        "RequestTimeTooSkewed" => denied("Set this machine's clock."),
+        "ExpiredToken" | "InvalidToken" => denied("Renew the session: AWS_SESSION_TOKEN is no longer valid."),
+        "AccessDenied" | "Forbidden" | "AllAccessDisabled" => (
+            Kind::Denied,
+            Some(format!(
+                "Allow {} on this address in the policies of the identity and of the bucket.",
+                action.permission()
+            )),
+        ),
+        "MethodNotAllowed" => (Kind::Refused, None),
+        _ => (Kind::Unreachable, None),
+    }
+}
+
+/// Replies without a body, such as those to HEAD, have no code.
+fn by_status(status: u16) -> &'static str {
+    match status {
+        301 | 307 => "PermanentRedirect",
+        401 | 403 => "Forbidden",
+        404 => "NotFound",
+        409 => "ConditionalRequestConflict",
+        412 => "PreconditionFailed",
+        429 => "TooManyRequests",
+        _ => "no error code",
+    }
+}
+
+fn origin(response: &HttpResponse) -> String {
+    let status = response.status().as_u16();
+    match response.request_id() {
+        Some(id) => format!("HTTP status {status}, request id {id}"),
+        None => format!("HTTP status {status}"),
+    }
+}
+
+/// The messages of an error and of what caused it, without repetitions.
+fn causes(error: &(dyn StdError + 'static)) -> String {
+    let mut text = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let message = error.to_string();
+        if !text.contains(&message) {
+            text = if text.is_empty() { message } else { format!("{text}: {message}") };
+        }
+        next = error.source();
+    }
+    text
+}
+
+fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absent_denied_unreachable_and_taken_are_different_answers() {
+        let kind = |code| meaning(Action::Get, code).0;
+        assert_eq!(kind("NoSuchKey"), Kind::NotFound);
+        assert_eq!(kind("NoSuchBucket"), Kind::Config);
+        assert_eq!(kind("AccessDenied"), Kind::Denied);
+        assert_eq!(kind("PreconditionFailed"), Kind::AlreadyExists);
+        assert_eq!(kind("InternalError"), Kind::Unreachable);
+    }
+
+    #[test]
+    fn server_errors_and_throttling_are_tried_again_refusals_are_not() {
+        assert!(is_transient(503, "SlowDown") && is_transient(500, "InternalError") && is_transient(429, "x"));
+        assert!(is_transient(409, "ConditionalRequestConflict"));
+        assert!(
+            !is_transient(403, "AccessDenied")
+                && !is_transient(404, "NoSuchKey")
+                && !is_transient(501, "NotImplemented")
+        );
+    }
+
+    #[test]
+    fn a_refusal_names_the_missing_permission() {
+        let error = refused(Action::List, "s3://b/p/", Some("AccessDenied"), Some("no"));
+        assert_eq!(error.what(), "could not list s3://b/p/");
+        assert!(error.advice().unwrap().contains("s3:ListBucket"));
+    }
+}
