@@ -9,7 +9,8 @@ use std::sync::Arc;
 use crate::codec::{self, Decoder, Description, Header};
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::{FORMAT, Key, sealed};
-use crate::storage::{Body, PutMode, Store};
+use crate::postgres::control::SystemId;
+use crate::storage::{Body, ListQuery, PutMode, Store, list_all};
 
 /// An archive: a store, and how new files are compressed.
 #[derive(Clone, Debug)]
@@ -108,6 +109,34 @@ impl Archive {
                 Err(Error::new(Kind::Conflict, format!("{} exists with other content", self.url(key))))
             }
             result => result,
+        }
+    }
+
+    /// The clusters that have anything in the archive.
+    pub async fn clusters(&self) -> Result<Vec<SystemId>> {
+        let mut clusters = Vec::new();
+        list_all(&*self.store, ListQuery { fold: true, ..ListQuery::default() }, |page| {
+            let names = page.prefixes.iter().filter_map(|prefix| prefix.trim_end_matches('/').parse().ok());
+            clusters.extend(names);
+        })
+        .await?;
+        Ok(clusters)
+    }
+
+    /// The cluster that has the archive for itself.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if the archive is empty; [`Kind::Usage`] if several clusters share it.
+    pub async fn only_cluster(&self) -> Result<SystemId> {
+        match self.clusters().await?.as_slice() {
+            [only] => Ok(*only),
+            [] => Err(Error::new(Kind::NotFound, format!("the archive {} is empty", self.store.url("")))),
+            several => {
+                let names: Vec<String> = several.iter().map(SystemId::to_string).collect();
+                Err(Error::new(Kind::Usage, format!("several clusters share the archive {}", self.store.url("")))
+                    .detail(format!("their system identifiers are {}", names.join(", ")))
+                    .hint("Choose one with --system-id or WALDEN_SYSTEM_ID."))
+            }
         }
     }
 

@@ -10,5 +10,5 @@ mod header;
 
 pub use self::decode::Decoder;
 pub use self::encode::{SPOOL_THRESHOLD, encode};
-pub use self::frame::{Frame, FrameReader, FrameWriter, MAX_PLAIN};
+pub use self::frame::{FrameReader, FrameWriter};
 pub use self::header::{Description, Digest, Header};

@@ -86,6 +86,16 @@ impl Staged {
     }
 }
 
+impl io::Write for Staged {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.temporary.as_file_mut().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Is this the name of a [`Staged`] file?
 pub fn is_staged(name: &str) -> bool {
     name.starts_with(STAGED_PREFIX)

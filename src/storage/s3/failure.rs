@@ -138,7 +138,11 @@ fn meaning(action: Action, code: &str) -> (Kind, Option<String>) {
     let denied = |hint: &str| (Kind::Denied, Some(hint.to_owned()));
     match code {
         "NoSuchKey" | "NotFound" => (Kind::NotFound, None),
-        "PreconditionFailed" => (Kind::AlreadyExists, None),
+        "PreconditionFailed" => match action {
+            Action::Put => (Kind::AlreadyExists, None),
+            // A resumed download that insists on the object it began with.
+            _ => (Kind::Conflict, None),
+        },
         "NoSuchBucket" => config("Create the bucket, or correct --prefix or WALDEN_PREFIX."),
         "PermanentRedirect"
         | "TemporaryRedirect"
@@ -221,7 +225,7 @@ mod tests {
         assert_eq!(kind("NoSuchKey"), Kind::NotFound);
         assert_eq!(kind("NoSuchBucket"), Kind::Config);
         assert_eq!(kind("AccessDenied"), Kind::Denied);
-        assert_eq!(kind("PreconditionFailed"), Kind::AlreadyExists);
+        assert_eq!(meaning(Action::Put, "PreconditionFailed").0, Kind::AlreadyExists);
         assert_eq!(kind("InternalError"), Kind::Unreachable);
     }
 

@@ -1,0 +1,8 @@
+//! Base backups: what one consists of, how one is taken, and which exist.
+
+pub mod catalogue;
+pub mod manifest;
+mod pack;
+mod plan;
+pub mod push;
+mod volume;
