@@ -164,13 +164,19 @@ impl Client {
             'transaction_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout')";
         let done = self.session.batch_execute(settings).await;
         done.map_err(|error| self.failure("could not lift the session's time limits", &error))?;
-        let row = self.row("could not read the server's version", "SELECT current_setting('server_version_num')::int4", &[]);
+        let row =
+            self.row("could not read the server's version", "SELECT current_setting('server_version_num')::int4", &[]);
         self.version_num = number(column::<i32>(&row.await?, 0)?)?;
         if MAJORS.contains(&self.major()) {
             return Ok(());
         }
         Err(Error::new(Kind::Refused, format!("PostgreSQL {} is not supported", self.major()))
-            .detail(format!("the server is of version {}; known are {} to {}", self.version_num, MAJORS.start(), MAJORS.end()))
+            .detail(format!(
+                "the server is of version {}; known are {} to {}",
+                self.version_num,
+                MAJORS.start(),
+                MAJORS.end()
+            ))
             .hint("Set PGHOST and PGPORT to a server of a supported version, or install a newer Walden."))
     }
 
@@ -202,7 +208,8 @@ impl Client {
             system_id: SystemId(column::<i64>(&row, 1)?.cast_unsigned()),
             data_directory: column::<String>(&row, 2)?.into(),
             in_recovery: column(&row, 3)?,
-            segment_size: SegmentSize::new(segment_size).ok_or_else(|| unexpected(format!("wal_segment_size is {segment_size}")))?,
+            segment_size: SegmentSize::new(segment_size)
+                .ok_or_else(|| unexpected(format!("wal_segment_size is {segment_size}")))?,
             timeline: Timeline(column::<i32>(&row, 5)?.cast_unsigned()),
             archive_mode,
             archiving: archiving(archive_mode, column(&row, 7)?, column(&row, 8)?),

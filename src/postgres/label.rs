@@ -27,8 +27,8 @@ impl BackupLabel {
     /// [`Kind::Corrupt`] if a line is missing or not as PostgreSQL writes it, or the segment is of another timeline.
     pub fn parse(text: &str) -> Result<BackupLabel> {
         let location = value(text.lines(), "START WAL LOCATION")?;
-        let (start, segment) = start_and_segment(location)
-            .ok_or_else(|| corrupt(format!("the start WAL location is \"{location}\"")))?;
+        let (start, segment) =
+            start_and_segment(location).ok_or_else(|| corrupt(format!("the start WAL location is \"{location}\"")))?;
         // From the end: it follows the line LABEL, whose text the user chose.
         let number = value(text.lines().rev(), "START TIMELINE")?;
         let timeline = number

@@ -140,7 +140,8 @@ mod tests {
             let [host, port, database, user, password] = &fields;
             // A host that begins with "#" makes the line a comment, as in libpq.
             let expected = (!host.starts_with('#')).then_some(password.as_str());
-            prop_assert_eq!(find(&line, [host, port, database, user]).as_deref(), expected);
+            let found = find(&line, [host, port, database, user]);
+            prop_assert_eq!(found.as_deref(), expected);
             prop_assert_eq!(find(&line, [host, port, database, "someone else"]), None);
         }
 

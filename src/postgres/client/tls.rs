@@ -50,7 +50,8 @@ fn root_certificates(mode: SslMode, roots: &RootCertificates) -> Result<Option<V
         RootCertificates::Default(Some(path)) if path.exists() => read_certificates(path).map(Some),
         RootCertificates::Default(_) if mode < SslMode::VerifyCa => Ok(None),
         RootCertificates::Default(path) => {
-            let tried = path.as_ref().map_or("HOME is not set".to_owned(), |path| format!("{} is not there", path.display()));
+            let tried =
+                path.as_ref().map_or("HOME is not set".to_owned(), |path| format!("{} is not there", path.display()));
             Err(Error::new(Kind::Config, "there is no root certificate to verify the server's with").detail(tried).hint(
                 "Set PGSSLROOTCERT to the file of the certificate authority, or to \"system\" for those that the system trusts.",
             ))
@@ -97,12 +98,11 @@ impl Trust {
     ) -> Result<Trust> {
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(certificates.iter().cloned());
-        let webpki =
-            WebPkiServerVerifier::builder_with_provider(store.into(), provider).build().map_err(|error| {
-                Error::new(Kind::Config, "none of the root certificates can be used")
-                    .detail(error.to_string())
-                    .hint("Set PGSSLROOTCERT to a PEM file with the certificate authority's X.509 certificate.")
-            })?;
+        let webpki = WebPkiServerVerifier::builder_with_provider(store.into(), provider).build().map_err(|error| {
+            Error::new(Kind::Config, "none of the root certificates can be used")
+                .detail(error.to_string())
+                .hint("Set PGSSLROOTCERT to a PEM file with the certificate authority's X.509 certificate.")
+        })?;
         Ok(Trust { webpki, certificates, name_counts })
     }
 
