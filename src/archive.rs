@@ -6,6 +6,8 @@
 use std::io::{Read, Write};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::codec::{self, Decoder, Description, Header};
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::{FORMAT, Key, sealed};
@@ -98,9 +100,9 @@ impl Archive {
     ///
     /// # Errors
     /// [`Kind::Conflict`] if there are other bytes under the key.
-    pub async fn put_plain(&self, key: &Key, content: Vec<u8>) -> Result<()> {
+    pub async fn put_plain(&self, key: &Key, content: Bytes) -> Result<()> {
         let (name, limit) = (key.to_string(), content.len());
-        match self.store.put(&name, Body::from(content.clone()), PutMode::New).await {
+        match self.store.put(&name, Body::Memory(content.clone()), PutMode::New).await {
             Err(error) if error.kind() == Kind::AlreadyExists => {
                 let existing = self.store.get(&name, None).await?;
                 if existing.object_size == limit as u64 && existing.read_all(limit).await? == content {
@@ -116,7 +118,7 @@ impl Archive {
     pub async fn clusters(&self) -> Result<Vec<SystemId>> {
         let mut clusters = Vec::new();
         list_all(&*self.store, ListQuery { fold: true, ..ListQuery::default() }, |page| {
-            let names = page.prefixes.iter().filter_map(|prefix| prefix.trim_end_matches('/').parse().ok());
+            let names = page.prefixes.iter().filter_map(|prefix| prefix.trim_end_matches('/').parse::<SystemId>().ok());
             clusters.extend(names);
         })
         .await?;

@@ -16,11 +16,14 @@
 //! ```
 
 pub mod archive;
+pub mod backup;
 pub mod codec;
 pub mod config;
 pub mod durable;
 pub mod error;
 pub mod layout;
+pub mod observe;
+pub mod pipeline;
 pub mod postgres;
 pub mod storage;
 pub mod wal;

@@ -1,6 +1,10 @@
 //! Write-ahead log: the names and headers of its files, which segments a recovery needs, and the two commands that
 //! PostgreSQL calls.
 
+pub mod chain;
+pub mod fetch;
 pub mod header;
+pub mod push;
 pub mod segment;
 pub mod timeline;
+pub mod verify;

@@ -43,6 +43,8 @@ pub struct Backup {
     pub segment_size: u64,
     /// Are the cluster's data pages checksummed?
     pub data_checksums: bool,
+    /// Permission bits of the data directory.
+    pub directory_mode: u32,
     /// Number of files.
     pub files: u64,
     /// Bytes of all files.
@@ -316,7 +318,9 @@ impl Files {
         };
         match next()? {
             Some(Line::Head(head)) if head.id == id && head.format <= FORMAT => {}
-            Some(Line::Head(head)) => return Err(corrupt(id, format!("it is that of {}, in format {}", head.id, head.format))),
+            Some(Line::Head(head)) => {
+                return Err(corrupt(id, format!("it is that of {}, in format {}", head.id, head.format)));
+            }
             _ => return Err(corrupt(id, "it does not begin with its head".into())),
         }
         let mut files = Files::default();
@@ -352,7 +356,8 @@ impl Files {
                 *volume += part.plain_size();
             }
         }
-        let paths = self.directories.iter().map(|directory| &directory.path).chain(self.files.iter().map(|file| &file.path));
+        let paths =
+            self.directories.iter().map(|directory| &directory.path).chain(self.files.iter().map(|file| &file.path));
         if let Some(path) = paths.into_iter().find(|path| !is_safe(path)) {
             return Err(format!("the path \"{path}\" leads out of the data directory"));
         }
@@ -408,7 +413,10 @@ pub(crate) mod tests {
             directories: vec![Directory { path: "base".into(), mode: 0o700 }],
             files: vec![
                 file("PG_VERSION", vec![]),
-                file("base/1", vec![Extent { volume: 0, offset: 512, length: 3000 }, Extent { volume: 1, offset: 0, length: 500 }]),
+                file(
+                    "base/1",
+                    vec![Extent { volume: 0, offset: 512, length: 3000 }, Extent { volume: 1, offset: 0, length: 500 }],
+                ),
             ],
         }
     }
@@ -478,6 +486,7 @@ pub(crate) mod tests {
             stop: Lsn(0xAB00_0138),
             segment_size: 16 << 20,
             data_checksums: true,
+            directory_mode: 0o700,
             files: 2,
             plain_size: 3500,
             stored_size: 3250,

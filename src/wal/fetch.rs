@@ -39,7 +39,8 @@ pub async fn fetch(archive: &Archive, request: &Request) -> Result<()> {
         None => archive.only_cluster().await.during(what)?,
     };
     let target = &request.target;
-    let staged = Staged::beside(target).during(|| format!("could not create a file beside \"{}\"", target.display()))?;
+    let staged =
+        Staged::beside(target).during(|| format!("could not create a file beside \"{}\"", target.display()))?;
     let key = Key::Wal(system_id, request.file);
     let (header, mut staged) = archive.get_file(&key, staged).await.during(what)?;
     if header.file.name != request.file.to_string() || header.file.system_id != system_id {
@@ -75,11 +76,13 @@ fn check(file: WalFile, content: &mut File, control: Option<&ControlFile>) -> Re
     let Some(control) = control else { return Ok(()) };
     header::check_system(segment, header.system_id, control.system_id)?;
     if header.segment_size != control.segment_size {
-        return Err(Error::new(Kind::Refused, format!("WAL segment {segment} does not fit this cluster")).detail(format!(
-            "it has {} bytes, the segments of this cluster have {}",
-            header.segment_size.bytes(),
-            control.segment_size.bytes()
-        )));
+        return Err(Error::new(Kind::Refused, format!("WAL segment {segment} does not fit this cluster")).detail(
+            format!(
+                "it has {} bytes, the segments of this cluster have {}",
+                header.segment_size.bytes(),
+                control.segment_size.bytes()
+            ),
+        ));
     }
     Ok(())
 }

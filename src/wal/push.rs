@@ -56,8 +56,9 @@ fn describe(file: WalFile, source: &mut File, size: u64, cluster: Option<SystemI
         }
         WalFile::BackupHistory(..) | WalFile::History(_) => match cluster {
             Some(system_id) => Ok(Description { name, system_id, segment_size: None, postgres: None }),
-            None => Err(Error::new(Kind::Usage, format!("\"{name}\" does not tell which cluster it belongs to"))
-                .hint("Run the command in the data directory, as PostgreSQL does, or name it with --pgdata or PGDATA.")),
+            None => Err(Error::new(Kind::Usage, format!("\"{name}\" does not tell which cluster it belongs to")).hint(
+                "Run the command in the data directory, as PostgreSQL does, or name it with --pgdata or PGDATA.",
+            )),
         },
     }
 }

@@ -92,7 +92,11 @@ pub async fn latest_history(archive: &Archive, system: SystemId, timeline: Timel
         }));
     })
     .await?;
-    let newest = (timeline.0..).map_while(|number| number.checked_add(1)).map(Timeline).take_while(|next| known.contains(next)).last();
+    let newest = (timeline.0..)
+        .map_while(|number| number.checked_add(1))
+        .map(Timeline)
+        .take_while(|next| known.contains(next))
+        .last();
     let history = history(archive, system, newest.unwrap_or(timeline)).await?;
     check_descent(&history, timeline, lsn)?;
     Ok(history)
@@ -106,7 +110,9 @@ pub fn check_descent(history: &History, timeline: Timeline, lsn: Lsn) -> Result<
     match history.end_of(timeline) {
         Some(end) if end.is_none_or(|end| lsn <= end) => Ok(()),
         _ => Err(Error::new(Kind::Refused, format!("timeline {} does not pass through the backup", history.timeline))
-            .detail(format!("the backup ends at {lsn} on timeline {timeline}, where the other's history has already branched off"))
+            .detail(format!(
+                "the backup ends at {lsn} on timeline {timeline}, where the other's history has already branched off"
+            ))
             .hint("Choose an older backup, or stay on the backup's own timeline with --target-timeline current.")),
     }
 }

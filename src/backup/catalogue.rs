@@ -1,0 +1,117 @@
+//! Which base backups exist.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::manifest::{Backup, Files};
+use crate::archive::Archive;
+use crate::error::{Context, Error, Kind, Result};
+use crate::layout::{self, BackupId, Key};
+use crate::pipeline;
+use crate::postgres::control::SystemId;
+use crate::storage::{ListQuery, list_all};
+
+/// Short manifests that are read at the same time.
+const READS_AT_ONCE: usize = 16;
+
+/// No short manifest is longer.
+const SHORT_LIMIT: usize = 16 << 20;
+
+/// What is found below the id of a backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A complete backup.
+    Complete(Box<Backup>),
+    /// Parts without a short manifest: a backup that is being taken, or the remains of one that failed.
+    Incomplete(SystemId, BackupId),
+}
+
+impl Found {
+    /// The backup's id.
+    pub fn id(&self) -> BackupId {
+        match self {
+            Found::Complete(backup) => backup.id,
+            Found::Incomplete(_, id) => *id,
+        }
+    }
+}
+
+/// Everything below the backups of a cluster, oldest first.
+///
+/// # Errors
+/// [`Kind::Corrupt`] if a short manifest is damaged: a list that passes over it would lie.
+pub async fn list(archive: &Archive, system: SystemId) -> Result<Vec<Found>> {
+    let mut ids = Vec::new();
+    let prefix = layout::backups_prefix(system);
+    let query = ListQuery { prefix: prefix.clone(), fold: true, ..ListQuery::default() };
+    list_all(&**archive.store(), query, |page| {
+        let names = page.prefixes.iter().filter_map(|folded| folded.strip_prefix(&prefix)?.strip_suffix('/'));
+        ids.extend(names.filter_map(BackupId::parse));
+    })
+    .await?;
+    let (sender, receiver) = mpsc::channel(ids.len().max(1));
+    for id in ids {
+        // The channel has room for all of them.
+        let _ = sender.try_send(id);
+    }
+    drop(sender);
+    let archive = Arc::new(archive.clone());
+    let mut found = pipeline::run(receiver, READS_AT_ONCE, move |id| {
+        let archive = archive.clone();
+        async move {
+            match read(&archive, system, id).await {
+                Ok(backup) => Ok(Found::Complete(Box::new(backup))),
+                Err(error) if error.kind() == Kind::NotFound => Ok(Found::Incomplete(system, id)),
+                Err(error) => Err(error),
+            }
+        }
+    })
+    .await?;
+    found.sort_by_key(Found::id);
+    Ok(found)
+}
+
+/// The complete backups of a cluster, oldest first.
+pub async fn complete(archive: &Archive, system: SystemId) -> Result<Vec<Backup>> {
+    let found = list(archive, system).await?.into_iter();
+    Ok(found
+        .filter_map(|found| match found {
+            Found::Complete(backup) => Some(*backup),
+            Found::Incomplete(..) => None,
+        })
+        .collect())
+}
+
+/// One backup.
+///
+/// # Errors
+/// [`Kind::NotFound`] if there is no complete backup of this id.
+pub async fn read(archive: &Archive, system: SystemId, id: BackupId) -> Result<Backup> {
+    let key = Key::Backup(system, id);
+    let content = archive.store().get(&key.to_string(), None).await?.read_all(SHORT_LIMIT).await?;
+    let backup = Backup::from_json(&content).during(|| format!("could not read {}", archive.url(&key)))?;
+    if backup.id != id || backup.system_id != system {
+        return Err(Error::new(Kind::Corrupt, format!("{} is that of another backup", archive.url(&key)))
+            .detail(format!("it is that of {} of system identifier {}", backup.id, backup.system_id)));
+    }
+    Ok(backup)
+}
+
+/// The newest complete backup.
+///
+/// # Errors
+/// [`Kind::NotFound`] if there is none.
+pub async fn latest(archive: &Archive, system: SystemId) -> Result<Backup> {
+    complete(archive, system).await?.pop().ok_or_else(|| {
+        Error::new(Kind::NotFound, format!("the archive {} has no complete backup", archive.store().url("")))
+            .hint("Take one with walden backup-push.")
+    })
+}
+
+/// The list of files of a backup.
+pub async fn files(archive: &Archive, backup: &Backup) -> Result<Files> {
+    let key = Key::Files(backup.system_id, backup.id);
+    let (_, content) = archive.get_file(&key, Vec::new()).await?;
+    Files::read(backup.id, content.as_slice())
+}

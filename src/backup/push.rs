@@ -1,0 +1,329 @@
+//! `backup-push`: a base backup of a running server (docs/architecture.md, walk C).
+//!
+//! Nothing that it stores counts before the short manifest is there, which comes last.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+
+use super::manifest::{Backup, Directory, File, Files, Part, Tablespace};
+use super::pack::{Packed, Packer, add_content};
+use super::plan::{Plan, plan};
+use super::volume::FinishedPart;
+use crate::archive::Archive;
+use crate::codec::Description;
+use crate::error::{Context, Error, Kind, Result};
+use crate::layout::{BackupId, FORMAT, Key};
+use crate::observe::{Event, Observer};
+use crate::pipeline;
+use crate::postgres::client::{ArchiveMode, BackupStop, Client, Server};
+use crate::postgres::control::{CONTROL_FILE, ControlFile};
+use crate::postgres::datadir::{self, Entry, EntryKind, Walk};
+use crate::postgres::label::BackupLabel;
+use crate::wal::segment::SegmentName;
+use crate::wal::verify;
+
+/// Bytes of finished parts that are being stored at the same time.
+const UPLOAD_BYTES: usize = 64 << 20;
+
+/// How often the archive is asked for the backup's WAL.
+const WAL_POLL: Duration = Duration::from_millis(500);
+
+/// How a backup is taken.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The data directory, if it is not where the server says.
+    pub data_directory: Option<PathBuf>,
+    /// Threads that read and compress.
+    pub workers: usize,
+    /// zstd level.
+    pub level: i32,
+    /// Stored bytes of a part.
+    pub part_size: usize,
+    /// How long to wait for the backup's WAL while nothing more arrives.
+    pub wal_timeout: Duration,
+}
+
+/// Takes a base backup. `Ok` means that it is complete in the archive, with the WAL that makes it consistent.
+///
+/// # Errors
+/// Any, at any point, leaves no backup, only parts of one that nobody takes for a backup; the server ends its backup mode
+/// with the session.
+pub async fn push(
+    archive: &Archive,
+    client: &Client,
+    options: &Options,
+    observer: &Arc<dyn Observer>,
+) -> Result<Backup> {
+    let server = client.server().await?;
+    let data_directory = options.data_directory.clone().unwrap_or_else(|| server.data_directory.clone());
+    let control = preflight(&server, &data_directory)?;
+    archive.ensure_marker().await?;
+
+    observer.notice(Event::Phase { name: "waiting for a checkpoint".into(), bytes: None });
+    let start = client.backup_start("walden backup-push").await?;
+    let started = Timestamp::now();
+    let id = BackupId::new(started, SegmentName::containing(server.timeline, start, server.segment_size));
+    let copying = Copying { archive, client, options, observer, id, control };
+    let (files, stop) = copying.copy(&data_directory).await.during(|| format!("could not take backup {id}"))?;
+    let finished = Timestamp::now();
+
+    let label = BackupLabel::parse(&stop.label_file)?;
+    let backup = Backup {
+        format: FORMAT,
+        walden: env!("CARGO_PKG_VERSION").to_owned(),
+        id,
+        system_id: server.system_id,
+        postgres: server.major,
+        started,
+        finished,
+        timeline: label.timeline,
+        start: label.start,
+        stop: stop.stop,
+        segment_size: server.segment_size.bytes(),
+        data_checksums: server.data_checksums,
+        directory_mode: permissions(&data_directory)?,
+        files: files.content.files.len() as u64,
+        plain_size: files.content.files.iter().map(|file| file.size).sum(),
+        stored_size: files.content.parts.iter().map(Part::stored_size).sum(),
+        tablespaces: files.tablespaces,
+    };
+    wait_for_wal(archive, client, &backup, options.wal_timeout, observer).await?;
+    commit(archive, &backup, &files.content).await.during(|| format!("could not complete backup {id}"))?;
+    observer.notice(Event::Done(format!("backup {id} is complete")));
+    Ok(backup)
+}
+
+/// What can be known to be wrong before anything is copied.
+fn preflight(server: &Server, data_directory: &Path) -> Result<ControlFile> {
+    let (control, _) = datadir::read_control(data_directory)
+        .map_err(|error| error.hint("Name the server's data directory as the argument of backup-push."))?;
+    if control.system_id != server.system_id {
+        return Err(Error::new(
+            Kind::Refused,
+            format!("\"{}\" is not the server's data directory", data_directory.display()),
+        )
+        .detail(format!("its system identifier is {}, the server's is {}", control.system_id, server.system_id))
+        .hint(format!(
+            "The server's is \"{}\"; or set PGHOST and PGPORT to the other server.",
+            server.data_directory.display()
+        )));
+    }
+    if server.in_recovery {
+        return Err(Error::new(Kind::Refused, "the server is a standby")
+            .detail("base backups are taken from the primary")
+            .hint("Run walden backup-push on the primary."));
+    }
+    if server.wal_level == "minimal" {
+        return Err(Error::new(Kind::Refused, "the server's WAL does not suffice to recover a backup")
+            .detail("wal_level is minimal")
+            .hint("Set wal_level = replica in postgresql.conf and restart the server."));
+    }
+    if server.archive_mode == ArchiveMode::Off {
+        return Err(Error::new(Kind::Refused, "the server does not archive its WAL")
+            .detail(format!("archive_mode is off, with {}", server.archiving))
+            .hint("Set archive_mode = on and archive_command = 'walden wal-push %p' in postgresql.conf and restart the server."));
+    }
+    Ok(control)
+}
+
+fn permissions(directory: &Path) -> Result<u32> {
+    let metadata = std::fs::metadata(directory).during(|| format!("could not read \"{}\"", directory.display()))?;
+    Ok(metadata.permissions().mode() & 0o777)
+}
+
+struct Copying<'a> {
+    archive: &'a Archive,
+    client: &'a Client,
+    options: &'a Options,
+    observer: &'a Arc<dyn Observer>,
+    id: BackupId,
+    control: ControlFile,
+}
+
+/// All that was copied.
+struct Copied {
+    content: Files,
+    tablespaces: Vec<Tablespace>,
+}
+
+impl Copying<'_> {
+    /// Copies the data directory, ends the backup mode and adds what the server says at its end.
+    async fn copy(&self, data_directory: &Path) -> Result<(Copied, BackupStop)> {
+        let Walk { entries, tablespaces, skipped } = datadir::walk(data_directory, &self.control)?;
+        for skipped in skipped {
+            self.observer.notice(Event::Warning(format!("\"{}\" is not backed up: {}", skipped.path, skipped.why)));
+        }
+        let plan = Arc::new(plan(entries));
+        let name = format!("copying {} files", plan.files);
+        self.observer.notice(Event::Phase { name, bytes: Some(plan.bytes) });
+
+        let (sender, receiver) = mpsc::channel(1);
+        let storing = tokio::spawn(self.store_parts(receiver));
+        let packed = match self.pack(plan.clone(), sender).await {
+            Ok(packed) => packed,
+            Err(error) => return Err(first_cause(storing, error).await),
+        };
+        // Read last of all files, as PostgreSQL's documentation asks of backups taken from a standby ("Backing Up The Data
+        // Directory"), and before the end of the backup mode.
+        let control = (plan.control.clone(), datadir::read_control(data_directory)?.1);
+        let stop = self.client.backup_stop().await?;
+        let last = self.last_files(control, &stop);
+        let files = match blocking(move || finish(packed, last)).await {
+            Ok(files) => files,
+            Err(error) => return Err(first_cause(storing, error).await),
+        };
+        let parts = joined(storing.await)?;
+        let directories = plan.directories.iter();
+        let directories = directories.map(|entry| Directory { path: entry.path.clone(), mode: entry.mode });
+        let mut content = Files { parts, directories: directories.collect(), files };
+        content.sort();
+        let tablespaces = tablespaces.into_iter().map(|space| Tablespace { oid: space.oid, location: space.location });
+        Ok((Copied { content, tablespaces: tablespaces.collect() }, stop))
+    }
+
+    /// Packs on other threads, as long as the session lives: without it the backup is void.
+    async fn pack(&self, plan: Arc<Plan>, parts: mpsc::Sender<FinishedPart>) -> Result<Packed> {
+        let packer = Packer {
+            level: self.options.level,
+            part_size: self.options.part_size,
+            parts,
+            stop: Arc::new(AtomicBool::new(false)),
+            observer: self.observer.clone(),
+        };
+        let (stop, workers) = (packer.stop.clone(), self.options.workers);
+        tokio::select! {
+            packed = blocking(move || packer.pack(&plan, workers)) => packed,
+            ended = self.client.closed() => {
+                stop.store(true, Ordering::Relaxed);
+                Err(ended)
+            }
+        }
+    }
+
+    /// Stores parts as they come.
+    fn store_parts(
+        &self,
+        parts: mpsc::Receiver<FinishedPart>,
+    ) -> impl Future<Output = Result<Vec<Part>>> + Send + 'static {
+        let at_once = (UPLOAD_BYTES / self.options.part_size).clamp(2, 16);
+        let (archive, system, id) = (self.archive.clone(), self.control.system_id, self.id);
+        pipeline::run(parts, at_once, move |FinishedPart { part, content }| {
+            let (archive, key) = (archive.clone(), Key::Part(system, id, part.name()));
+            async move { archive.put_plain(&key, Bytes::from(content)).await.map(|()| part) }
+        })
+    }
+
+    /// The files that come last, with their content.
+    fn last_files(&self, (control, bytes): (Option<Entry>, Vec<u8>), stop: &BackupStop) -> Vec<(Entry, Vec<u8>)> {
+        let made_here = |path: &str, content: &str| {
+            let entry = Entry {
+                path: path.to_owned(),
+                source: PathBuf::new(),
+                kind: EntryKind::File,
+                size: content.len() as u64,
+                mode: 0o600,
+                modified: Timestamp::now(),
+            };
+            (entry, content.as_bytes().to_vec())
+        };
+        let mut last = vec![(control.unwrap_or_else(|| made_here(CONTROL_FILE, "").0), bytes)];
+        last.push(made_here("backup_label", &stop.label_file));
+        if !stop.tablespace_map.is_empty() {
+            last.push(made_here("tablespace_map", &stop.tablespace_map));
+        }
+        last
+    }
+}
+
+/// Adds the last files to the first volume and ends all of them.
+fn finish(mut packed: Packed, last: Vec<(Entry, Vec<u8>)>) -> Result<Vec<File>> {
+    let Some(first) = packed.volumes.first_mut() else {
+        return Err(Error::new(Kind::Refused, "the data directory has no files"));
+    };
+    for (entry, content) in last {
+        packed.files.push(add_content(first, &entry, &content)?);
+    }
+    packed.volumes.into_iter().try_for_each(|volume| volume.finish())?;
+    Ok(packed.files)
+}
+
+/// If storing has failed, the packers only met the consequence: the closed channel.
+async fn first_cause(storing: tokio::task::JoinHandle<Result<Vec<Part>>>, consequence: Error) -> Error {
+    if !storing.is_finished() {
+        storing.abort();
+        return consequence;
+    }
+    joined(storing.await).err().unwrap_or(consequence)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    joined(tokio::task::spawn_blocking(work).await)
+}
+
+fn joined<T>(ended: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
+    match ended {
+        Ok(result) => result,
+        Err(lost) => Err(Error::new(Kind::Bug, "a task of the backup ended without a result").detail(lost.to_string())),
+    }
+}
+
+/// Waits until all the WAL from the backup's start to its stop is in the archive.
+///
+/// # Errors
+/// [`Kind::Incomplete`] if for `timeout` nothing more has arrived, with the archiver's last failure.
+async fn wait_for_wal(
+    archive: &Archive,
+    client: &Client,
+    backup: &Backup,
+    timeout: Duration,
+    observer: &Arc<dyn Observer>,
+) -> Result<()> {
+    observer.notice(Event::Phase { name: "waiting for the WAL of the backup".into(), bytes: None });
+    let size = backup.segment_size()?;
+    let mut last_progress = (Instant::now(), None);
+    loop {
+        let range = (backup.start, backup.stop);
+        let missing = verify::missing(archive, backup.system_id, backup.timeline, range, size).await?;
+        let Some(first) = missing.first() else { return Ok(()) };
+        let archiver = client.archiver().await?;
+        let seen = Some((missing.len(), archiver.archived_count));
+        if seen != last_progress.1 {
+            last_progress = (Instant::now(), seen);
+        }
+        if last_progress.0.elapsed() >= timeout {
+            let error = Error::new(Kind::Incomplete, format!("backup {} lacks WAL that it needs", backup.id))
+                .detail(format!("{} segments have not been archived, the first is {first}", missing.len()));
+            let error = match (archiver.last_failed_wal, archiver.last_failed_time) {
+                (Some(wal), Some(time)) => error.detail(format!("archiving {wal} last failed at {time}")),
+                _ => error,
+            };
+            return Err(
+                error.hint("Look for the output of archive_command in the server's log, and run the backup again.")
+            );
+        }
+        tokio::time::sleep(WAL_POLL).await;
+    }
+}
+
+/// Puts the long manifest, then the short one: from then on the backup exists.
+async fn commit(archive: &Archive, backup: &Backup, files: &Files) -> Result<()> {
+    let mut content = Vec::new();
+    files.write(backup.id, &mut content)?;
+    let key = Key::Files(backup.system_id, backup.id);
+    let description = Description {
+        name: "files".to_owned(),
+        system_id: backup.system_id,
+        segment_size: None,
+        postgres: Some(backup.postgres),
+    };
+    let size = content.len() as u64;
+    archive.put_file(&key, std::io::Cursor::new(content), size, description).await?;
+    archive.put_plain(&Key::Backup(backup.system_id, backup.id), backup.to_json()?.into()).await
+}
