@@ -15,6 +15,7 @@
 //!            backup::manifest  restore::plan
 //! ```
 
+pub mod config;
 pub mod error;
 pub mod layout;
 pub mod postgres;
