@@ -15,6 +15,7 @@
 //!            backup::manifest  restore::plan
 //! ```
 
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod layout;
