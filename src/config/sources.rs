@@ -413,8 +413,9 @@ mod tests {
 
     #[test]
     fn an_empty_variable_is_unset() {
-        let settings = variables(&[("WALDEN_PREFIX", ""), ("WALG_S3_PREFIX", "s3://b"), ("WALDEN_NONSENSE", "")]);
-        assert_eq!(settings.unwrap().text(&PREFIX.row), Some("s3://b"));
+        let set =
+            [("WALDEN_PREFIX", ""), ("WALG_S3_PREFIX", "s3://b"), ("WALE_S3_PREFIX", ""), ("WALDEN_NONSENSE", "")];
+        assert_eq!(variables(&set).unwrap().text(&PREFIX.row), Some("s3://b"));
     }
 
     #[test]
