@@ -17,6 +17,7 @@
 
 pub mod archive;
 pub mod backup;
+pub mod cli;
 pub mod codec;
 pub mod config;
 pub mod durable;

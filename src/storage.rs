@@ -13,6 +13,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::config::Location;
+use crate::config::value::{Addressing, Checksum};
 use crate::error::{Error, Kind, Result};
 
 pub mod local;
@@ -67,9 +68,9 @@ pub struct Options {
     /// The budget of the retries of one request.
     pub retry_timeout: Duration,
     /// S3: how the bucket's name gets into a request.
-    pub addressing: s3::Addressing,
+    pub addressing: Addressing,
     /// S3: what the store is to verify on arrival.
-    pub checksum: s3::Checksum,
+    pub checksum: Checksum,
 }
 
 /// Opens the store. Nothing is read from or written to it yet.

@@ -248,7 +248,8 @@ mod tests {
             let mut read = 0;
             for (entry, file) in archive.entries().unwrap().zip(&files) {
                 let mut entry = entry.unwrap();
-                prop_assert_eq!(entry.path().unwrap().to_str().unwrap(), &file.path);
+                let path = entry.path().unwrap().into_owned();
+                prop_assert_eq!(path.to_str().unwrap(), &file.path);
                 let mut content = Vec::new();
                 entry.read_to_end(&mut content).unwrap();
                 let at: Vec<u8> = file.at.iter().flat_map(|at| plain[at.offset as usize..(at.offset + at.length) as usize].to_vec()).collect();

@@ -23,11 +23,12 @@ use base64::Engine;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-pub use self::connect::{Addressing, Checksum, Options};
+pub use self::connect::Options;
 use self::failure::Action;
 use self::signing::PayloadSigning;
 use super::retry::{Failure, Policy};
 use super::{Body, Chunks, Cursor, Download, ListQuery, ObjectInfo, PAGE_SIZE, Page, PutMode, Store};
+use crate::config::value::Checksum;
 use crate::error::{Context, Error, Kind, Result};
 
 /// How long one try may take beyond the transfer of its bytes, and how long a download may stand still.

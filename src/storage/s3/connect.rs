@@ -15,6 +15,7 @@ use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation}
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 
+use crate::config::value::{Addressing, Checksum};
 use crate::error::{Context, Error, Kind, Result};
 
 /// How long a TCP or TLS connection may take to come up.
@@ -42,26 +43,6 @@ pub struct Options {
     pub checksum: Checksum,
     /// The budget of the retries of one request.
     pub retry_timeout: Duration,
-}
-
-/// How the bucket's name gets into a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Addressing {
-    /// In the path for custom endpoints and for names with a dot, else in the host name.
-    Auto,
-    /// `https://host/bucket/key`
-    Path,
-    /// `https://bucket.host/key`
-    Virtual,
-}
-
-/// A checksum header that the store compares with what arrived.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Checksum {
-    /// `x-amz-checksum-crc32c`
-    Crc32c,
-    /// None, for stores that refuse such headers.
-    Off,
 }
 
 /// A client that sends each request once, and plain.

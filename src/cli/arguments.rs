@@ -1,0 +1,568 @@
+//! From the words of a command line to an [`Invocation`]: everything validated, nothing done yet.
+//!
+//! Which flags exist is the table's business ([`crate::config::options`]), and the texts of `--help` that are not in it
+//! are `help`'s. Never prints and never exits: exit codes matter too much to PostgreSQL to be left to a parser.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::error::ErrorKind;
+use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
+
+use crate::cli::help::{self, Positional};
+use crate::config::Settings;
+use crate::config::options::{self, TABLE};
+use crate::config::row::{Role, Row, VerbName};
+use crate::config::sources::{self, Envdir, Environment, Flags};
+use crate::config::target::{Goal, Point, Selection, TablespaceMapping, Target, TargetTimeline};
+use crate::config::value::Value;
+use crate::error::{Error, Kind, Result};
+use crate::wal::segment::WalFile;
+
+/// What a command line asks for.
+#[derive(Debug)]
+pub enum Parsed {
+    /// Do this.
+    Run(Invocation),
+    /// Print this, the help or the version, and end with status 0.
+    Print(String),
+    /// Start anew with these arguments and the directory's variables in the environment.
+    Enter(Envdir),
+}
+
+/// A verb, what it was given, and the settings.
+#[derive(Debug)]
+pub struct Invocation {
+    /// What to do.
+    pub verb: Verb,
+    /// How; has a prefix, unless the verb is [`Verb::Config`].
+    pub settings: Settings,
+}
+
+/// The verbs with their validated operands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Store one WAL file.
+    WalPush {
+        /// The file, from the current directory.
+        path: PathBuf,
+    },
+    /// Bring one WAL file back.
+    WalFetch {
+        /// Which.
+        name: WalFile,
+        /// Where to put it, from the current directory.
+        path: PathBuf,
+    },
+    /// Make a base backup.
+    BackupPush {
+        /// The data directory; `None`: the server says where it is.
+        pgdata: Option<PathBuf>,
+    },
+    /// Restore a base backup.
+    BackupFetch(BackupFetch),
+    /// List the base backups.
+    BackupList,
+    /// Show one base backup.
+    BackupShow {
+        /// Which.
+        backup: Selection,
+    },
+    /// Show the settings.
+    Config,
+}
+
+/// What `backup-fetch` is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackupFetch {
+    /// The data directory to make.
+    pub directory: PathBuf,
+    /// Which backup; `None`: the newest one that leads to the goal.
+    pub backup: Option<Selection>,
+    /// How the cluster is to recover.
+    pub goal: Goal,
+    /// Along which timeline.
+    pub timeline: TargetTimeline,
+    /// Tablespaces that are to lie elsewhere; no source is there twice.
+    pub tablespaces: Vec<TablespaceMapping>,
+}
+
+/// Understands a command line, the program's name first, together with the environment and the configuration file.
+///
+/// # Errors
+/// [`Kind::Usage`] for words that cannot be understood; otherwise those of [`sources::load`], and [`Kind::Config`] if a
+/// verb that needs the archive has no prefix.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>, environment: &Environment) -> Result<Parsed> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if let Some(envdir) = sources::take_envdir(&arguments)? {
+        return Ok(Parsed::Enter(envdir));
+    }
+    let words = arguments.into_iter().map(text).collect::<Result<Vec<String>>>()?;
+    match command().try_get_matches_from(words) {
+        Ok(matches) => invocation(&matches, environment).map(Parsed::Run),
+        Err(answer) if matches!(answer.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            Ok(Parsed::Print(answer.to_string()))
+        }
+        Err(error) => Err(usage(&error)),
+    }
+}
+
+/// Whether this may be PostgreSQL's `restore_command`, even if it cannot be understood: an exit code that PostgreSQL
+/// takes for the end of the archive must not come from a mistyped flag either.
+pub fn may_be_wal_fetch(arguments: &[OsString]) -> bool {
+    arguments.iter().skip(1).any(|word| word == VerbName::WalFetch.as_str())
+}
+
+fn text(word: OsString) -> Result<String> {
+    word.into_string().map_err(|word| {
+        Error::new(Kind::Usage, format!("the argument \"{}\" is not UTF-8", word.to_string_lossy().escape_debug()))
+            .hint("Use names in UTF-8, or go to the directory and use a relative path.")
+    })
+}
+
+/// The width of help in columns; fixed, so that examples are never broken in two.
+const WIDTH: usize = 110;
+
+fn command() -> Command {
+    let globals = TABLE.iter().copied().filter(|row| row.is_global());
+    Command::new("walden")
+        .bin_name("walden")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Ships PostgreSQL's WAL and base backups to S3, or to a directory, and brings them back.")
+        .after_help(help::epilogue())
+        .term_width(WIDTH)
+        .subcommand_required(true)
+        .subcommand_value_name("VERB")
+        .subcommand_help_heading("Verbs")
+        .args(globals.map(|row| argument(row).global(true).help_heading("Options of every verb")))
+        .subcommands(VerbName::ALL.map(verb_command))
+}
+
+fn verb_command(verb: VerbName) -> Command {
+    let own = TABLE.iter().copied().filter(|row| !row.is_global() && row.verbs.contains(&verb));
+    let command = Command::new(verb.as_str())
+        .about(help::summary(verb))
+        .after_help(help::examples(verb))
+        .args(help::positionals(verb).iter().map(operand))
+        .args(own.map(argument));
+    match verb {
+        VerbName::BackupFetch => target_rules(command),
+        _ => command,
+    }
+}
+
+/// Which arguments of a restore go together.
+fn target_rules(command: Command) -> Command {
+    let points = [
+        options::TARGET_TIME.row.name,
+        options::TARGET_LSN.row.name,
+        options::TARGET_XID.row.name,
+        options::TARGET_NAME.row.name,
+        options::TARGET_IMMEDIATE.row.name,
+    ];
+    command
+        .group(ArgGroup::new("target").args(points))
+        .group(ArgGroup::new("ordered target").args(&points[..3]))
+        .mut_arg(options::TARGET_EXCLUSIVE.row.name, |arg| arg.requires("ordered target"))
+        .mut_arg(options::TARGET_ACTION.row.name, |arg| arg.requires("target"))
+        .mut_arg(options::STANDBY.row.name, |arg| arg.conflicts_with("target"))
+}
+
+fn operand(positional: &'static Positional) -> Arg {
+    Arg::new(positional.name).required(positional.required).help(positional.doc)
+}
+
+fn argument(row: &'static Row) -> Arg {
+    let arg = Arg::new(row.name).long(row.name).help(description(row));
+    match row.value {
+        None => arg.action(ArgAction::SetTrue),
+        Some(value) if row.repeatable => arg.value_name(value).action(ArgAction::Append),
+        Some(value) => arg.value_name(value).action(ArgAction::Set),
+    }
+}
+
+fn description(row: &Row) -> String {
+    let default = row.default.filter(|_| row.value.is_some()).map(|default| format!("default {default}"));
+    let variable = (row.role != Role::Argument).then(|| row.variable());
+    let facts: Vec<String> = [row.range(), default, variable].into_iter().flatten().collect();
+    if facts.is_empty() { row.doc.to_owned() } else { format!("{}\n[{}]", row.doc, facts.join("; ")) }
+}
+
+/// In our form: Clap's message is the first line, its tips and the usage are the hint.
+fn usage(error: &clap::Error) -> Error {
+    let text = error.to_string();
+    let (message, rest) = text.split_once("\n\n").unwrap_or((&text, ""));
+    let message: Vec<&str> = message.trim_start_matches("error: ").lines().map(str::trim).collect();
+    let hints =
+        rest.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("For more information"));
+    let hints: Vec<String> = hints.map(sentence).collect();
+    let error = Error::new(Kind::Usage, message.join(" "));
+    if hints.is_empty() { error.hint("Run walden --help.") } else { error.hint(hints.join(" ")) }
+}
+
+fn sentence(line: &str) -> String {
+    if line.starts_with("Usage:") {
+        return line.to_owned();
+    }
+    let line = line.trim_start_matches("tip: ");
+    let mut letters = line.chars();
+    let first = letters.next().map(|first| first.to_ascii_uppercase());
+    first.into_iter().chain(letters).chain(['.']).collect()
+}
+
+fn invocation(matches: &ArgMatches, environment: &Environment) -> Result<Invocation> {
+    let named = matches.subcommand().and_then(|(name, matches)| Some((VerbName::parse(name)?, matches)));
+    let (name, matches) = named.ok_or_else(|| not_given("VERB"))?;
+    let settings = sources::load(flags(name, matches), environment)?;
+    if name != VerbName::Config {
+        settings.get(&options::PREFIX)?;
+    }
+    Ok(Invocation { verb: verb(name, matches, &settings)?, settings })
+}
+
+fn flags(verb: VerbName, matches: &ArgMatches) -> Flags {
+    let taken = TABLE.iter().filter(|row| row.verbs.contains(&verb));
+    taken.filter_map(|row| texts(row, matches).map(|texts| (row.name, texts))).collect()
+}
+
+fn texts(row: &Row, matches: &ArgMatches) -> Option<Vec<String>> {
+    match row.value {
+        None => matches.get_flag(row.name).then(|| vec![String::from("true")]),
+        Some(_) => matches.get_many::<String>(row.name).map(|texts| texts.cloned().collect()),
+    }
+}
+
+fn verb(name: VerbName, matches: &ArgMatches, settings: &Settings) -> Result<Verb> {
+    Ok(match name {
+        VerbName::WalPush => Verb::WalPush { path: required(matches, help::PATH, PathBuf::read)? },
+        VerbName::WalFetch => Verb::WalFetch {
+            name: required(matches, help::NAME, str::parse)?,
+            path: required(matches, help::PATH, PathBuf::read)?,
+        },
+        VerbName::BackupPush => Verb::BackupPush { pgdata: optional(matches, help::PGDATA, PathBuf::read)? },
+        VerbName::BackupFetch => Verb::BackupFetch(BackupFetch {
+            directory: required(matches, help::DIR, PathBuf::read)?,
+            backup: optional(matches, help::BACKUP, str::parse)?,
+            goal: goal(settings)?,
+            timeline: settings.get(&options::TARGET_TIMELINE)?,
+            tablespaces: tablespaces(settings)?,
+        }),
+        VerbName::BackupList => Verb::BackupList,
+        VerbName::BackupShow => Verb::BackupShow { backup: required(matches, help::BACKUP, str::parse)? },
+        VerbName::Config => Verb::Config,
+    })
+}
+
+fn optional<T>(matches: &ArgMatches, name: &str, read: impl FnOnce(&str) -> Result<T>) -> Result<Option<T>> {
+    matches.get_one::<String>(name).map(|text| read(text)).transpose()
+}
+
+fn required<T>(matches: &ArgMatches, name: &str, read: impl FnOnce(&str) -> Result<T>) -> Result<T> {
+    optional(matches, name, read)?.ok_or_else(|| not_given(name))
+}
+
+fn not_given(name: &str) -> Error {
+    Error::new(Kind::Usage, format!("{name} is not given")).hint("Run walden --help.")
+}
+
+fn goal(settings: &Settings) -> Result<Goal> {
+    let exclusive = settings.get(&options::TARGET_EXCLUSIVE)?;
+    let action = settings.get(&options::TARGET_ACTION)?;
+    Ok(match point(settings)? {
+        Some(point) => Goal::Target(Target { point, exclusive, action }),
+        None if settings.get(&options::STANDBY)? => Goal::Standby,
+        None => Goal::EndOfArchive,
+    })
+}
+
+fn point(settings: &Settings) -> Result<Option<Point>> {
+    let time = settings.find(&options::TARGET_TIME)?.map(Point::Time);
+    let lsn = settings.find(&options::TARGET_LSN)?.map(Point::Lsn);
+    let xid = settings.find(&options::TARGET_XID)?.map(Point::Xid);
+    let name = settings.find(&options::TARGET_NAME)?.map(Point::Name);
+    let immediate = settings.get(&options::TARGET_IMMEDIATE)?.then_some(Point::Immediate);
+    Ok(time.or(lsn).or(xid).or(name).or(immediate))
+}
+
+fn tablespaces(settings: &Settings) -> Result<Vec<TablespaceMapping>> {
+    let mappings = settings.all(&options::TABLESPACE_MAPPING)?;
+    let mut sources = BTreeSet::new();
+    match mappings.iter().find(|mapping| !sources.insert(&mapping.source)) {
+        None => Ok(mappings),
+        Some(twice) => {
+            Err(Error::new(Kind::Usage, format!("the tablespace {} is mapped twice", twice.source.display()))
+                .hint("Give one --tablespace-mapping OLD=NEW for each tablespace."))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::target::Action;
+    use proptest::prelude::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        std::iter::once("walden").chain(line.split_whitespace()).map(OsString::from).collect()
+    }
+
+    fn with_prefix() -> Environment {
+        [("WALDEN_PREFIX".to_owned(), "s3://bucket".to_owned())].into_iter().collect()
+    }
+
+    fn run(line: &str) -> Result<Invocation> {
+        match parse(words(line), &with_prefix())? {
+            Parsed::Run(invocation) => Ok(invocation),
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    fn fetch(line: &str) -> Result<BackupFetch> {
+        match run(&format!("backup-fetch /pg {line}"))?.verb {
+            Verb::BackupFetch(fetch) => Ok(fetch),
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    fn print(line: &str) -> String {
+        match parse(words(line), &Environment::default()).unwrap() {
+            Parsed::Print(text) => text,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    const ID: &str = "20261121T013005Z-0000000100000000000000AB";
+
+    #[test]
+    fn the_tree_of_commands_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_is_understood_with_its_operands() {
+        let segment = "0000000100000000000000AB";
+        let id = Selection::Id(ID.parse().unwrap());
+        let path = PathBuf::from("pg_wal/x");
+        for (line, verb) in [
+            ("wal-push pg_wal/x".to_owned(), Verb::WalPush { path: path.clone() }),
+            (format!("wal-fetch {segment} pg_wal/x"), Verb::WalFetch { name: segment.parse().unwrap(), path }),
+            ("backup-push".to_owned(), Verb::BackupPush { pgdata: None }),
+            ("backup-push /pg".to_owned(), Verb::BackupPush { pgdata: Some("/pg".into()) }),
+            ("backup-list --json".to_owned(), Verb::BackupList),
+            ("backup-show LATEST".to_owned(), Verb::BackupShow { backup: Selection::Latest }),
+            (format!("backup-show {ID}"), Verb::BackupShow { backup: id }),
+            ("config".to_owned(), Verb::Config),
+        ] {
+            assert_eq!(run(&line).unwrap().verb, verb, "{line}");
+        }
+        let plain = BackupFetch {
+            directory: "/pg".into(),
+            backup: None,
+            goal: Goal::EndOfArchive,
+            timeline: TargetTimeline::Latest,
+            tablespaces: Vec::new(),
+        };
+        assert_eq!(fetch("").unwrap(), plain);
+        assert_eq!(fetch(ID).unwrap(), BackupFetch { backup: Some(id), ..plain });
+    }
+
+    #[test]
+    fn flags_for_every_verb_stand_before_and_after_the_verb() {
+        for line in ["--log-level info backup-list", "backup-list --log-level info", "backup-list --log-level=info"] {
+            let settings = run(line).unwrap().settings;
+            assert_eq!(settings.text(&options::LOG_LEVEL.row), Some("info"), "{line}");
+        }
+    }
+
+    #[test]
+    fn every_row_is_a_flag_of_its_verbs_and_of_no_other() {
+        let row_of = |row: &Row| match row.value {
+            Some(_) => format!("--{} {}", row.name, row.default.or(row.example).unwrap_or("x").replace(' ', "T")),
+            None => format!("--{}", row.name),
+        };
+        let target = |row: &Row| match row.name {
+            "target-action" | "target-exclusive" => "--target-lsn 0/1",
+            _ => "",
+        };
+        for row in TABLE.iter().filter(|row| row.role != Role::Source) {
+            for verb in VerbName::ALL {
+                let operands: &[&str] = match verb {
+                    VerbName::WalPush | VerbName::BackupFetch => &["x"],
+                    VerbName::WalFetch => &["00000002.history", "x"],
+                    VerbName::BackupShow => &["LATEST"],
+                    VerbName::BackupPush | VerbName::BackupList | VerbName::Config => &[],
+                };
+                let takes = row.verbs.contains(&verb);
+                let target = if takes { target(row) } else { "" };
+                let result = run(&format!("{verb} {} {} {target}", operands.join(" "), row_of(row)));
+                assert_eq!(result.is_ok(), takes, "{verb} {}: {result:?}", row.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_verb_that_needs_the_archive_needs_a_prefix_and_config_does_not() {
+        let error = parse(words("backup-list"), &Environment::default()).unwrap_err();
+        assert_eq!((error.kind(), error.what()), (Kind::Config, "prefix is not set"));
+        assert!(parse(words("config"), &Environment::default()).is_ok());
+    }
+
+    #[test]
+    fn targets_become_goals() {
+        let goal = |line: &str| fetch(line).unwrap().goal;
+        let target = |point, exclusive, action| Goal::Target(Target { point, exclusive, action });
+        assert_eq!(goal("--standby --target-timeline current"), Goal::Standby);
+        assert_eq!(
+            goal("--target-time 2026-11-20T14:03+01"),
+            target(Point::Time("2026-11-20T13:03:00Z".parse().unwrap()), false, Action::Pause)
+        );
+        assert_eq!(
+            goal("--target-lsn 1/A --target-exclusive --target-action promote"),
+            target(Point::Lsn("1/A".parse().unwrap()), true, Action::Promote)
+        );
+        assert_eq!(goal("--target-xid 3"), target(Point::Xid(3), false, Action::Pause));
+        assert_eq!(
+            goal("--target-immediate --target-action shutdown"),
+            target(Point::Immediate, false, Action::Shutdown)
+        );
+        assert!(
+            matches!(goal("--target-name x"), Goal::Target(Target { point: Point::Name(name), .. }) if name.as_str() == "x")
+        );
+    }
+
+    #[test]
+    fn targets_that_contradict_each_other_are_refused() {
+        let points = [
+            "--target-time 2026-11-20T14:03Z",
+            "--target-lsn 0/1",
+            "--target-xid 9",
+            "--target-name n",
+            "--target-immediate",
+        ];
+        for (index, one) in points.iter().enumerate() {
+            for other in &points[index + 1..] {
+                assert_eq!(fetch(&format!("{one} {other}")).unwrap_err().kind(), Kind::Usage, "{one} {other}");
+            }
+            assert_eq!(fetch(&format!("{one} --standby")).unwrap_err().kind(), Kind::Usage, "{one}");
+            assert_eq!(fetch(&format!("{one} --target-exclusive")).is_ok(), index < 3, "{one}");
+        }
+        for line in ["--target-exclusive", "--target-action promote", "--target-xid 2", "--target-lsn 1", "NEWEST"] {
+            assert_eq!(fetch(line).unwrap_err().kind(), Kind::Usage, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_tablespace_is_mapped_once() {
+        let twice = fetch("--tablespace-mapping /a=/b --tablespace-mapping /a=/c").unwrap_err();
+        assert_eq!(twice.what(), "the tablespace /a is mapped twice");
+        let tablespaces = fetch("--tablespace-mapping /a=/b --tablespace-mapping /c=/d").unwrap().tablespaces;
+        assert_eq!(tablespaces[1], TablespaceMapping { source: "/c".into(), target: "/d".into() });
+    }
+
+    #[test]
+    fn errors_of_usage_are_in_our_form_and_say_how_to_go_on() {
+        for (line, what, hint) in [
+            ("backup-list --prefx x", "unexpected argument '--prefx' found", "A similar argument exists: '--prefix'."),
+            ("wal-fetch x", "the following required arguments were not provided: <PATH>", "Usage: walden wal-fetch"),
+            ("backup-lst", "unrecognized subcommand 'backup-lst'", "'backup-list'"),
+            ("backup-list --part-size 1MiB", "unexpected argument '--part-size' found", "Usage: walden backup-list"),
+            (
+                "backup-list --log-level loud",
+                "invalid value for log-level (flag --log-level)",
+                "Write error, warn, info or debug.",
+            ),
+            ("wal-fetch 00000001.histories x", "\"00000001.histories\" is not the name of a WAL file", "wal-fetch %f"),
+            ("backup-push --part-size 1KiB", "invalid value for part-size (flag --part-size)", "1MiB to 1GiB"),
+        ] {
+            let error = run(line).unwrap_err();
+            assert_eq!((error.kind(), error.what()), (Kind::Usage, what), "{line}");
+            assert!(error.advice().is_some_and(|advice| advice.contains(hint)), "{line}: {error:?}");
+            assert!(!format!("{error:?}").contains(['\n', '\x1b']), "{line}: {error:?}");
+        }
+        let nothing = run("").unwrap_err();
+        assert!(nothing.what().contains("wal-push"), "{nothing:?}");
+    }
+
+    #[test]
+    fn an_argument_that_is_not_utf8_is_an_error_that_shows_it() {
+        use std::os::unix::ffi::OsStringExt;
+        let arguments = [OsString::from("walden"), "wal-push".into(), OsString::from_vec(b"caf\xE9".to_vec())];
+        let error = parse(arguments, &with_prefix()).unwrap_err();
+        assert_eq!((error.kind(), error.what()), (Kind::Usage, "the argument \"caf\u{FFFD}\" is not UTF-8"));
+    }
+
+    #[test]
+    fn a_directory_of_variables_is_entered_before_anything_else() {
+        let parsed = parse(words("wal-push --envdir /e x --nonsense"), &Environment::default()).unwrap();
+        assert!(matches!(parsed, Parsed::Enter(envdir) if envdir.arguments == words("wal-push x --nonsense")));
+    }
+
+    #[test]
+    fn help_and_version_are_printed_without_any_setting() {
+        assert_eq!(print("--version"), format!("walden {}\n", env!("CARGO_PKG_VERSION")));
+        let top = print("--help");
+        for verb in VerbName::ALL {
+            assert!(top.contains(verb.as_str()), "{verb}");
+            assert_eq!(print(&format!("{verb} --help")), print(&format!("help {verb}")));
+        }
+        for kind in Kind::ALL {
+            assert!(top.lines().any(|line| line.trim().starts_with(&format!("{}  ", kind.code()))), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn help_never_breaks_a_line_of_its_examples() {
+        for verb in VerbName::ALL {
+            assert!(print(&format!("{verb} --help")).ends_with(&format!("{}\n", help::examples(verb))), "{verb}");
+        }
+        assert!(print("--help").ends_with(&format!("{}\n", help::epilogue())));
+    }
+
+    #[test]
+    fn the_examples_of_help_are_command_lines_that_are_understood() {
+        let mut found = 0;
+        for verb in VerbName::ALL {
+            let text = help::examples(verb).replace("\\\n", "").replace("%f", "00000002.history").replace("%p", "x");
+            for line in text
+                .lines()
+                .filter_map(|line| Some(&line[line.find("walden ")?..]))
+                .filter(|line| line.contains(verb.as_str()))
+            {
+                let line = line.replace("2026-11-20 14:03+01", "2026-11-20T14:03+01").replace(['\'', '"'], "");
+                let arguments = line.split_whitespace().map(OsString::from).collect::<Vec<_>>();
+                let arguments = sources::take_envdir(&arguments).unwrap().map_or(arguments, |envdir| envdir.arguments);
+                assert!(matches!(parse(arguments, &with_prefix()), Ok(Parsed::Run(_))), "{line}");
+                found += 1;
+            }
+        }
+        assert!(found >= VerbName::ALL.len(), "{found}");
+    }
+
+    #[test]
+    fn a_restore_command_is_recognised_even_where_it_cannot_be_understood() {
+        assert!(may_be_wal_fetch(&words("--nonsense wal-fetch")));
+        assert!(!may_be_wal_fetch(&words("wal-push x")));
+    }
+
+    proptest! {
+        #[test]
+        fn no_command_line_makes_the_parser_panic(line in proptest::collection::vec(prop_oneof![
+            proptest::sample::select(VerbName::ALL.map(VerbName::as_str).to_vec()).prop_map(str::to_owned),
+            proptest::sample::select(TABLE).prop_map(|row| format!("--{}", row.name)),
+            proptest::sample::select(TABLE).prop_map(|row| format!("--{}={}", row.name, row.example.unwrap_or("1"))),
+            proptest::sample::select(vec!["--", "-", "help", "LATEST", ID, "00000002.history", "-h", "--help", "--version"]).prop_map(str::to_owned),
+            ".{0,12}",
+        ], 0..8)) {
+            // Without a file to read, so that a word such as /dev/zero cannot be one.
+            let harmless = line.iter().filter(|word| !word.starts_with("--config"));
+            let arguments = std::iter::once("walden").chain(harmless.map(String::as_str)).map(OsString::from);
+            match parse(arguments, &with_prefix()) {
+                Err(error) => prop_assert!(matches!(error.kind(), Kind::Usage | Kind::Config), "{error:?}"),
+                Ok(Parsed::Run(invocation)) => prop_assert!(invocation.settings.get(&options::PREFIX).is_ok()),
+                Ok(Parsed::Print(text)) => prop_assert!(!text.is_empty()),
+                Ok(Parsed::Enter(_)) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The words of `--help` that are not in the table of settings: what each verb is for, what it is given, and examples
+//! that can be pasted. Never says anything of a setting.
+
+use crate::config::row::VerbName;
+use crate::error::{Kind, STOP_RECOVERY};
+
+/// What a verb is given by its place on the command line.
+pub(super) struct Positional {
+    pub(super) name: &'static str,
+    pub(super) required: bool,
+    pub(super) doc: &'static str,
+}
+
+pub(super) const PATH: &str = "PATH";
+pub(super) const NAME: &str = "NAME";
+pub(super) const PGDATA: &str = "PGDATA";
+pub(super) const DIR: &str = "DIR";
+pub(super) const BACKUP: &str = "BACKUP";
+
+/// The operands of a verb, in their order.
+pub(super) fn positionals(verb: VerbName) -> &'static [Positional] {
+    match verb {
+        VerbName::WalPush => &[Positional { name: PATH, required: true, doc: "The WAL file; %p in archive_command" }],
+        VerbName::WalFetch => &[
+            Positional { name: NAME, required: true, doc: "The name of the WAL file; %f in restore_command" },
+            Positional { name: PATH, required: true, doc: "Where to put it; %p in restore_command" },
+        ],
+        VerbName::BackupPush => &[Positional {
+            name: PGDATA,
+            required: false,
+            doc: "The data directory; unless given, the one that the server names",
+        }],
+        VerbName::BackupFetch => &[
+            Positional { name: DIR, required: true, doc: "The data directory to make; absent or empty" },
+            Positional {
+                name: BACKUP,
+                required: false,
+                doc: "LATEST or an id; unless given, the newest backup that leads to the target",
+            },
+        ],
+        VerbName::BackupShow => {
+            &[Positional { name: BACKUP, required: true, doc: "LATEST or an id, as backup-list prints it" }]
+        }
+        VerbName::BackupList | VerbName::Config => &[],
+    }
+}
+
+/// What a verb does, in a line.
+pub(super) fn summary(verb: VerbName) -> &'static str {
+    match verb {
+        VerbName::WalPush => "Store one WAL file: PostgreSQL's archive_command",
+        VerbName::WalFetch => "Bring one WAL file back: PostgreSQL's restore_command",
+        VerbName::BackupPush => "Make a base backup of a running server",
+        VerbName::BackupFetch => "Restore a base backup, up to now, to a point in time, or as a standby",
+        VerbName::BackupList => "List the base backups",
+        VerbName::BackupShow => "Show one base backup",
+        VerbName::Config => "Show all settings, and where each of them comes from",
+    }
+}
+
+/// What comes after the options of a verb.
+pub(super) fn examples(verb: VerbName) -> &'static str {
+    match verb {
+        VerbName::WalPush => {
+            "\
+In postgresql.conf:
+  archive_mode = on
+  archive_command = 'walden --envdir /etc/walden.d wal-push %p'
+
+Status 0 means that the file is in the archive, complete. PostgreSQL calls again after any other."
+        }
+        VerbName::WalFetch => {
+            "\
+In postgresql.conf:
+  restore_command = 'walden --envdir /etc/walden.d wal-fetch %f \"%p\"'
+
+Status 1 means that the file is certainly not in the archive. See walden --help for the others."
+        }
+        VerbName::BackupPush => {
+            "\
+Every night, in /etc/cron.d/walden:
+  30 1 * * *  postgres  walden --envdir /etc/walden.d backup-push
+
+By hand, of a server on another port:
+  PGPORT=5433 walden --envdir /etc/walden.d backup-push"
+        }
+        VerbName::BackupFetch => {
+            "\
+All that the archive has:
+  walden backup-fetch /var/lib/postgresql/15/main
+
+To a point in time:
+  walden backup-fetch /var/lib/postgresql/15/main --target-time '2026-11-20 14:03+01'
+
+To just before a transaction that did harm, then open for writing:
+  walden backup-fetch /var/lib/postgresql/15/main --target-xid 81273 --target-exclusive \\
+    --target-action promote
+
+A standby:
+  walden backup-fetch /var/lib/postgresql/15/main --standby
+
+Then start PostgreSQL. At a target it waits, readable; to open it for writing:
+  psql -c 'SELECT pg_wal_replay_resume()'"
+        }
+        VerbName::BackupList => {
+            "\
+Examples:
+  walden --envdir /etc/walden.d backup-list
+  walden --prefix s3://bucket/path backup-list --json"
+        }
+        VerbName::BackupShow => {
+            "\
+Examples:
+  walden backup-show LATEST
+  walden backup-show 20261121T013005Z-0000000100000000000000AB --json"
+        }
+        VerbName::Config => {
+            "\
+What archive_command would use:
+  sudo -u postgres walden --envdir /etc/walden.d config"
+        }
+    }
+}
+
+/// What comes after the options of `walden` itself.
+pub(super) fn epilogue() -> String {
+    let codes: Vec<String> = Kind::ALL
+        .into_iter()
+        // Always answered within Walden: seen from outside, it is a conflict or no error at all.
+        .filter(|&kind| kind != Kind::AlreadyExists)
+        .map(|kind| format!("  {:>3}  {}", kind.code(), meaning(kind)))
+        .collect();
+    format!(
+        "\
+Settings come from the flag, else the variable WALDEN_..., else WAL-G's or WAL-E's name for the same, else the
+file that --config names, else the default. AWS_* and PG* variables mean what they mean to the AWS SDKs and
+to libpq.
+
+Exit status:
+    0  done
+{}
+  {STOP_RECOVERY}  wal-fetch in a recovery that must not end early, instead of all but 0 and 1
+
+Begin with:
+  walden config
+  walden wal-push --help",
+        codes.join("\n")
+    )
+}
+
+fn meaning(kind: Kind) -> &'static str {
+    match kind {
+        Kind::NotFound => "certainly not in the archive",
+        Kind::Usage => "the command line cannot be understood",
+        Kind::Config => "a setting is missing, unknown or illegal",
+        Kind::Denied => "no permission",
+        Kind::Unreachable => "the store or the server cannot be reached",
+        Kind::AlreadyExists | Kind::Conflict => "the archive has something else under this name",
+        Kind::Corrupt => "data is damaged",
+        Kind::Refused => "it would be unsafe",
+        Kind::Incomplete => "something that must be complete has a gap",
+        Kind::Local => "this machine failed: disk full, file unreadable",
+        Kind::Bug => "a defect in Walden",
+    }
+}

@@ -1,0 +1,400 @@
+//! The table of everything that can be set: one row each, from which the parser, the readers of variables and files,
+//! `--help`, `walden config` and docs/configuration.md are all made.
+//!
+//! To add a setting: write its static with the doc sentence, list it in [`TABLE`], and regenerate the documentation
+//! (tests/config.rs says how). Nothing here reads any source.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::config::Location;
+use crate::config::row::VerbName::{BackupFetch, BackupList, BackupPush, BackupShow, Config, WalFetch, WalPush};
+use crate::config::row::{Alias, Row, Setting};
+use crate::config::target::{Action, RestorePoint, TablespaceMapping, TargetTimeline};
+use crate::config::value::{Addressing, Checksum, LogFormat, LogLevel, Value};
+use crate::error::{Error, Kind, Result};
+use crate::postgres::control::SystemId;
+use crate::postgres::lsn::Lsn;
+
+/// Every row, in the order in which help and documentation list them.
+pub static TABLE: &[&Row] = &[
+    &PREFIX.row,
+    &SYSTEM_ID.row,
+    &PGDATA.row,
+    &WORKERS.row,
+    &PART_SIZE.row,
+    &WAL_COMPRESSION.row,
+    &BACKUP_COMPRESSION.row,
+    &WAL_TIMEOUT.row,
+    &RETRY_TIMEOUT.row,
+    &S3_ADDRESSING.row,
+    &S3_CHECKSUM.row,
+    &LOG_LEVEL.row,
+    &LOG_FORMAT.row,
+    &CONFIG.row,
+    &ENVDIR.row,
+    &JSON.row,
+    &TARGET_TIME.row,
+    &TARGET_LSN.row,
+    &TARGET_XID.row,
+    &TARGET_NAME.row,
+    &TARGET_IMMEDIATE.row,
+    &TARGET_EXCLUSIVE.row,
+    &TARGET_ACTION.row,
+    &TARGET_TIMELINE.row,
+    &STANDBY.row,
+    &TABLESPACE_MAPPING.row,
+];
+
+/// Where the archive lies.
+pub static PREFIX: Setting<Location> = Setting::new(Row {
+    name: "prefix",
+    aliases: &[
+        Alias { name: "WALG_S3_PREFIX", syntax: None, convert: location },
+        Alias { name: "WALE_S3_PREFIX", syntax: None, convert: location },
+        Alias { name: "WALG_FILE_PREFIX", syntax: Some("an absolute path"), convert: directory },
+    ],
+    value: Some("URL"),
+    example: Some("s3://bucket/path"),
+    doc: "Where the archive lies: s3://bucket/path or file:///absolute/directory",
+    ..Row::SETTING
+});
+
+/// Which cluster below the prefix.
+pub static SYSTEM_ID: Setting<SystemId> = Setting::new(Row {
+    name: "system-id",
+    verbs: &[WalFetch, BackupFetch, BackupList, BackupShow],
+    value: Some("NUMBER"),
+    example: Some("7710427967336607753"),
+    doc: "Which cluster below the prefix, by its system identifier (pg_controldata prints it), where no data directory \
+          tells it",
+    ..Row::SETTING
+});
+
+/// The data directory that WAL belongs to.
+pub static PGDATA: Setting<PathBuf> = Setting::new(Row {
+    name: "pgdata",
+    verbs: &[WalPush, WalFetch],
+    value: Some("DIR"),
+    example: Some("/var/lib/postgresql/15/main"),
+    doc: "The data directory whose global/pg_control says which cluster it is; unless given, the one above the WAL \
+          file's directory",
+    ..Row::SETTING
+});
+
+/// How many threads a backup or a restore uses.
+pub static WORKERS: Setting<u32> = Setting::new(Row {
+    name: "workers",
+    verbs: &[BackupPush, BackupFetch],
+    value: Some("COUNT"),
+    bounds: Some(["1", "256"]),
+    example: Some("4"),
+    doc: "How many threads read, compress and decompress; unless given, as many as there are cores that this process \
+          may use",
+    ..Row::SETTING
+});
+
+/// The stored size of one part of a base backup, in bytes.
+pub static PART_SIZE: Setting<u64> = Setting::new(Row {
+    name: "part-size",
+    verbs: &[BackupPush],
+    value: Some("SIZE"),
+    bounds: Some(["1MiB", "1GiB"]),
+    default: Some("32MiB"),
+    doc: "The stored size of one part of a base backup: what one request uploads, and sends again if it fails",
+    ..Row::SETTING
+});
+
+/// zstd's level for WAL.
+pub static WAL_COMPRESSION: Setting<u32> = Setting::new(Row {
+    name: "wal-compression",
+    verbs: &[WalPush],
+    value: Some("LEVEL"),
+    bounds: Some(["1", "19"]),
+    default: Some("1"),
+    doc: "The level at which zstd compresses WAL; a higher one is smaller and slower",
+    ..Row::SETTING
+});
+
+/// zstd's level for base backups.
+pub static BACKUP_COMPRESSION: Setting<u32> = Setting::new(Row {
+    name: "backup-compression",
+    verbs: &[BackupPush],
+    value: Some("LEVEL"),
+    bounds: Some(["1", "19"]),
+    default: Some("1"),
+    doc: "The level at which zstd compresses base backups; a higher one is smaller and slower",
+    ..Row::SETTING
+});
+
+/// How long a base backup waits for its WAL.
+pub static WAL_TIMEOUT: Setting<Duration> = Setting::new(Row {
+    name: "wal-timeout",
+    verbs: &[BackupPush],
+    value: Some("DURATION"),
+    bounds: Some(["1s", "7d"]),
+    default: Some("10m"),
+    doc: "How long a base backup waits for its WAL to arrive in the archive while no further segment arrives",
+    ..Row::SETTING
+});
+
+/// How long a request to the store is retried.
+pub static RETRY_TIMEOUT: Setting<Duration> = Setting::new(Row {
+    name: "retry-timeout",
+    value: Some("DURATION"),
+    bounds: Some(["0s", "1h"]),
+    default: Some("60s"),
+    doc: "How long a request to the store is retried before the command gives up",
+    ..Row::SETTING
+});
+
+/// How a bucket is named in a request.
+pub static S3_ADDRESSING: Setting<Addressing> = Setting::new(Row {
+    name: "s3-addressing",
+    aliases: &[Alias {
+        name: "AWS_S3_FORCE_PATH_STYLE",
+        syntax: Some("true for path, false for virtual"),
+        convert: force_path_style,
+    }],
+    value: Some("HOW"),
+    default: Some("auto"),
+    doc: "Where requests name the bucket: in the path, or in the host name (virtual)",
+    ..Row::SETTING
+});
+
+/// The checksum that the store verifies on arrival.
+pub static S3_CHECKSUM: Setting<Checksum> = Setting::new(Row {
+    name: "s3-checksum",
+    value: Some("HOW"),
+    default: Some("crc32c"),
+    doc: "The checksum that the store verifies when an object arrives; off only for a store that refuses it",
+    ..Row::SETTING
+});
+
+/// How much is logged.
+pub static LOG_LEVEL: Setting<LogLevel> = Setting::new(Row {
+    name: "log-level",
+    aliases: &[Alias {
+        name: "WALG_LOG_LEVEL",
+        syntax: Some("NORMAL for info, DEVEL for debug, ERROR for error"),
+        convert: wal_g_log_level,
+    }],
+    value: Some("LEVEL"),
+    default: Some("warn"),
+    doc: "How much is logged to standard error",
+    ..Row::SETTING
+});
+
+/// The form of the log.
+pub static LOG_FORMAT: Setting<LogFormat> = Setting::new(Row {
+    name: "log-format",
+    value: Some("FORM"),
+    default: Some("text"),
+    doc: "Whether a line of the log is text or a JSON object",
+    ..Row::SETTING
+});
+
+/// The configuration file.
+pub static CONFIG: Setting<PathBuf> = Setting::new(Row {
+    name: "config",
+    value: Some("FILE"),
+    doc: "A TOML file with settings; none is read unless named",
+    ..Row::SOURCE
+});
+
+/// The directory of variables. The variable is how one process tells the next that the directory has been read.
+pub static ENVDIR: Setting<PathBuf> = Setting::new(Row {
+    name: "envdir",
+    value: Some("DIR"),
+    doc: "A directory with one file for each environment variable to set, as for envdir(8)",
+    ..Row::SOURCE
+});
+
+/// Print JSON instead of tables.
+pub static JSON: Setting<bool> = Setting::new(Row {
+    name: "json",
+    verbs: &[BackupPush, BackupFetch, BackupList, BackupShow, Config],
+    default: Some("false"),
+    doc: "Print JSON",
+    ..Row::ARGUMENT
+});
+
+/// Recover up to a time.
+pub static TARGET_TIME: Setting<Timestamp> = Setting::new(Row {
+    name: "target-time",
+    value: Some("TIME"),
+    example: Some("2026-11-20 14:03+01"),
+    doc: "Recover to the last commit up to this time, which must have an offset from UTC: '2026-11-20 14:03+01'",
+    ..Row::ARGUMENT
+});
+
+/// Recover up to a position.
+pub static TARGET_LSN: Setting<Lsn> = Setting::new(Row {
+    name: "target-lsn",
+    value: Some("LSN"),
+    example: Some("16/B374D848"),
+    doc: "Recover to this position of the WAL, such as 16/B374D848",
+    ..Row::ARGUMENT
+});
+
+/// Recover up to a transaction. Bounds: `FirstNormalTransactionId` in src/include/access/transam.h, and 32 bits.
+pub static TARGET_XID: Setting<u32> = Setting::new(Row {
+    name: "target-xid",
+    value: Some("XID"),
+    bounds: Some(["3", "4294967295"]),
+    example: Some("81273"),
+    doc: "Recover to the end of this transaction",
+    ..Row::ARGUMENT
+});
+
+/// Recover up to a restore point.
+pub static TARGET_NAME: Setting<RestorePoint> = Setting::new(Row {
+    name: "target-name",
+    value: Some("NAME"),
+    example: Some("before-migration"),
+    doc: "Recover to the restore point that pg_create_restore_point() gave this name",
+    ..Row::ARGUMENT
+});
+
+/// Recover until consistent.
+pub static TARGET_IMMEDIATE: Setting<bool> = Setting::new(Row {
+    name: "target-immediate",
+    default: Some("false"),
+    doc: "Recover only until the backup is consistent",
+    ..Row::ARGUMENT
+});
+
+/// Stop just before the target.
+pub static TARGET_EXCLUSIVE: Setting<bool> = Setting::new(Row {
+    name: "target-exclusive",
+    default: Some("false"),
+    doc: "Stop just before the target instead of just after it; with a time, an LSN or a transaction",
+    ..Row::ARGUMENT
+});
+
+/// What to do at the target.
+pub static TARGET_ACTION: Setting<Action> = Setting::new(Row {
+    name: "target-action",
+    value: Some("ACTION"),
+    default: Some("pause"),
+    doc: "What PostgreSQL does at the target",
+    ..Row::ARGUMENT
+});
+
+/// Which timeline to follow.
+pub static TARGET_TIMELINE: Setting<TargetTimeline> = Setting::new(Row {
+    name: "target-timeline",
+    value: Some("TIMELINE"),
+    default: Some("latest"),
+    doc: "The timeline to follow: latest, current (the backup's own) or a decimal number",
+    ..Row::ARGUMENT
+});
+
+/// Restore a standby.
+pub static STANDBY: Setting<bool> = Setting::new(Row {
+    name: "standby",
+    default: Some("false"),
+    doc: "Restore a standby, which keeps following the archive",
+    ..Row::ARGUMENT
+});
+
+/// Tablespaces that are to lie elsewhere.
+pub static TABLESPACE_MAPPING: Setting<TablespaceMapping> = Setting::new(Row {
+    name: "tablespace-mapping",
+    value: Some("OLD=NEW"),
+    example: Some("/ssd/old=/ssd/new"),
+    repeatable: true,
+    doc: "Restore the tablespace that was in the directory OLD to NEW; can be given several times",
+    ..Row::ARGUMENT
+});
+
+fn location(text: &str) -> Result<String> {
+    Ok(text.parse::<Location>()?.to_string())
+}
+
+fn directory(text: &str) -> Result<String> {
+    location(&format!("file://{text}"))
+}
+
+fn force_path_style(text: &str) -> Result<String> {
+    Ok(String::from(if bool::read(&text.to_ascii_lowercase())? { "path" } else { "virtual" }))
+}
+
+fn wal_g_log_level(text: &str) -> Result<String> {
+    let level = match text {
+        "NORMAL" => "info",
+        "DEVEL" => "debug",
+        "ERROR" => "error",
+        _ => {
+            return Err(Error::new(Kind::Usage, format!("\"{text}\" is not one of WAL-G's levels"))
+                .hint("Write NORMAL, DEVEL or ERROR, or set WALDEN_LOG_LEVEL."));
+        }
+    };
+    Ok(level.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Origin;
+    use crate::config::row::Role;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_table_lists_each_static_of_this_file_once() {
+        let statics = include_str!("options.rs").lines().filter(|line| line.contains("= Setting::new(Row {"));
+        let statics = statics.filter(|line| line.starts_with("pub static ")).count();
+        assert_eq!(TABLE.len(), statics);
+    }
+
+    #[test]
+    fn names_variables_and_aliases_are_unique_and_in_kebab_case() {
+        let mut seen = BTreeSet::new();
+        for row in TABLE {
+            assert!(
+                row.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'),
+                "{}",
+                row.name
+            );
+            assert!(seen.insert(row.name.to_owned()) && seen.insert(row.variable()), "{}", row.name);
+            for alias in row.aliases {
+                assert!(seen.insert(alias.name.to_owned()), "{}", alias.name);
+            }
+        }
+    }
+
+    #[test]
+    fn every_default_example_and_bound_is_a_legal_value_of_its_row() {
+        for row in TABLE {
+            for text in row.default.iter().chain(&row.example).chain(row.bounds.iter().flatten()) {
+                row.check(text, &Origin::Default).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn every_row_says_what_it_does_and_every_setting_has_a_value_to_show() {
+        for row in TABLE {
+            assert!(row.doc.len() > 5 && !row.doc.ends_with('.'), "{}", row.name);
+            assert!(!row.verbs.is_empty(), "{}", row.name);
+            assert!(row.value.is_some() || row.role == Role::Argument, "{}: a flag needs no variable", row.name);
+            if row.role == Role::Setting {
+                assert!(row.default.or(row.example).is_some(), "{}", row.name);
+            }
+        }
+    }
+
+    #[test]
+    fn other_tools_ways_of_writing_are_converted_to_ours() {
+        assert_eq!(location("s3://b/p/").unwrap(), "s3://b/p");
+        assert_eq!(directory("/srv/wal/").unwrap(), "file:///srv/wal");
+        assert!(directory("srv/wal").is_err());
+        assert_eq!(force_path_style("true").unwrap(), "path");
+        assert_eq!(force_path_style("FALSE").unwrap(), "virtual");
+        assert!(force_path_style("perhaps").is_err());
+        assert_eq!(wal_g_log_level("DEVEL").unwrap(), "debug");
+        assert!(wal_g_log_level("devel").is_err());
+    }
+}
