@@ -26,5 +26,6 @@ pub mod layout;
 pub mod observe;
 pub mod pipeline;
 pub mod postgres;
+pub mod restore;
 pub mod storage;
 pub mod wal;

@@ -197,7 +197,7 @@ mod tests {
         let mut volume = VolumeWriter::new(3, 1, part_size, sender).unwrap();
         let mut files = Vec::new();
         for (index, &size) in sizes.iter().enumerate() {
-            let mut file = describe(format!("base/{}/{index}", "x".repeat(index * 40)), size);
+            let mut file = describe(format!("base/d{}/{index}", "x".repeat(index * 40)), size);
             let content = vec![index as u8; size];
             if size < FRAME_SIZE {
                 file.at = volume.add_small(&file, &content).unwrap();

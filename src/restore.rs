@@ -1,0 +1,121 @@
+//! `backup-fetch`: a cluster out of the archive, ready for PostgreSQL to recover (docs/architecture.md, walk D).
+//!
+//! Everything that can be known to fail is checked before the first byte is written. `global/pg_control` gets its name last:
+//! without it no server starts on what is there.
+
+mod copy;
+mod manifest;
+mod plan;
+mod recovery;
+mod select;
+mod target;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::archive::Archive;
+use crate::backup::catalogue;
+use crate::backup::manifest::Backup;
+use crate::config::target::{Goal, Selection, TablespaceMapping, TargetTimeline};
+use crate::durable;
+use crate::error::{Context, Error, Kind, Result};
+use crate::observe::{Event, Observer};
+use crate::postgres::control::{CONTROL_FILE, SystemId};
+use crate::wal::verify;
+
+use self::plan::Destination;
+use self::target::Prepared;
+
+/// What is wanted.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Where the cluster is to lie.
+    pub directory: PathBuf,
+    /// Which backup; if not given, the newest one that leads to the goal.
+    pub selection: Option<Selection>,
+    /// How it is to recover.
+    pub goal: Goal,
+    /// Along which timeline.
+    pub timeline: TargetTimeline,
+    /// Tablespaces that are to lie elsewhere.
+    pub tablespaces: Vec<TablespaceMapping>,
+    /// Which cluster, if several share the archive.
+    pub system_id: Option<SystemId>,
+    /// What PostgreSQL is to run for WAL, with its placeholders.
+    pub restore_command: String,
+    /// Threads that fetch and decompress.
+    pub workers: usize,
+}
+
+/// Restores a cluster. When this returns `Ok`, everything is on disk, and starting a server there begins the recovery.
+///
+/// # Errors
+/// [`Kind::Refused`] for an unsafe target; [`Kind::Incomplete`] if WAL that is needed is not in the archive: nothing has
+/// been written then. After any later error the directory has no `global/pg_control`, and the next run clears it away.
+pub async fn restore(archive: &Archive, request: &Request, observer: &Arc<dyn Observer>) -> Result<Backup> {
+    refuse_root()?;
+    observer.notice(Event::Phase { name: "looking for a backup and its WAL".into(), bytes: None });
+    let system = match request.system_id {
+        Some(system) => system,
+        None => archive.only_cluster().await?,
+    };
+    let backup = select::select(archive, system, request).await?;
+    check_wal(archive, &backup, request, observer).await?;
+    let files = catalogue::files(archive, &backup).await?;
+    let destination = Destination::new(&request.directory, &backup.tablespaces, &request.tablespaces)?;
+    let plan =
+        plan::plan(&files, &destination).during(|| format!("could not plan the restore of backup {}", backup.id))?;
+
+    let prepared = target::prepare(&destination)?;
+    observer.notice(Event::Phase { name: format!("restoring {} files", backup.files), bytes: Some(backup.plain_size) });
+    let what = || format!("could not restore backup {} to \"{}\"", backup.id, request.directory.display());
+    prepared.make_directories(&destination, &plan, backup.directory_mode).during(what)?;
+    copy::copy(archive, &backup, plan, request.workers, observer).await.during(what)?;
+    finish(&backup, files, &destination, request, prepared, observer).during(what)?;
+    observer.notice(Event::Done(format!("backup {} is restored", backup.id)));
+    Ok(backup)
+}
+
+/// The server refuses to run as root and to use files of another owner.
+fn refuse_root() -> Result<()> {
+    match rustix::process::geteuid().is_root() {
+        true => Err(Error::new(Kind::Refused, "a cluster cannot be restored by root")
+            .detail("PostgreSQL would not start on files that belong to root")
+            .hint("Run the command as the server's user: sudo -u postgres walden backup-fetch ...")),
+        false => Ok(()),
+    }
+}
+
+/// Is the WAL there that the recovery will ask for?
+async fn check_wal(archive: &Archive, backup: &Backup, request: &Request, observer: &Arc<dyn Observer>) -> Result<()> {
+    let history = select::history(archive, backup, request.timeline).await?;
+    let size = backup.segment_size()?;
+    let inventory = verify::inventory(archive, backup.system_id, &history, backup.start, size).await?;
+    let coverage = inventory.coverage(backup.start, &history);
+    if let Some(warning) = plan::check_coverage(backup, &request.goal, &coverage)? {
+        observer.notice(Event::Warning(warning));
+    }
+    Ok(())
+}
+
+/// What comes after the files: the manifest, the settings of the recovery, the sync, and the commit.
+fn finish(
+    backup: &Backup,
+    mut files: crate::backup::manifest::Files,
+    destination: &Destination,
+    request: &Request,
+    prepared: Prepared,
+    observer: &Arc<dyn Observer>,
+) -> Result<()> {
+    recovery::map_tablespaces(destination, &mut files)?;
+    durable::write(&destination.root().join("backup_manifest"), manifest::build(backup, &files).as_bytes())?;
+    recovery::configure(destination.root(), request)?;
+    observer.notice(Event::Phase { name: "syncing".into(), bytes: None });
+    for directory in destination.directories() {
+        durable::sync_filesystem(directory)?;
+    }
+    let control = destination.root().join(CONTROL_FILE);
+    std::fs::rename(destination.resolve(CONTROL_FILE), &control).during(|| format!("could not name {CONTROL_FILE}"))?;
+    durable::sync_parent(&control)?;
+    prepared.forget()
+}

@@ -1,0 +1,157 @@
+//! What tells PostgreSQL how to recover: settings in `postgresql.auto.conf`, a signal file, the map of the tablespaces.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use super::Request;
+use super::plan::Destination;
+use crate::backup::manifest::Files;
+use crate::config::target::{Action, Goal, Point, TargetTimeline};
+use crate::config::value::Choice;
+use crate::durable;
+use crate::error::{Context, Result};
+
+const AUTO_CONF: &str = "postgresql.auto.conf";
+const TABLESPACE_MAP: &str = "tablespace_map";
+
+/// Settings of an earlier recovery would contradict the new ones: PostgreSQL takes one target only.
+const RECOVERY_SETTINGS: [&str; 9] = [
+    "restore_command",
+    "recovery_target",
+    "recovery_target_action",
+    "recovery_target_inclusive",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_timeline",
+    "recovery_target_xid",
+];
+
+/// Writes the settings and the signal file. `postgresql.conf` is left alone: it may not even be here.
+pub(super) fn configure(root: &Path, request: &Request) -> Result<()> {
+    let path = root.join(AUTO_CONF);
+    let existing = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+        result => result.during(|| format!("could not read \"{}\"", path.display()))?,
+    };
+    durable::write(&path, auto_conf(&existing, request).as_bytes())?;
+    let signal = match request.goal {
+        Goal::Standby => "standby.signal",
+        Goal::EndOfArchive | Goal::Target(_) => "recovery.signal",
+    };
+    durable::write(&root.join(signal), b"")
+}
+
+/// `postgresql.auto.conf` with the settings of this recovery in place of any earlier one's.
+fn auto_conf(existing: &str, request: &Request) -> String {
+    let is_recovery = |line: &str| {
+        let name = line.split(|c: char| c == '=' || c.is_whitespace()).find(|word| !word.is_empty());
+        name.is_some_and(|name| RECOVERY_SETTINGS.iter().any(|setting| setting.eq_ignore_ascii_case(name)))
+    };
+    let mut text: String = existing.lines().filter(|line| !is_recovery(line)).flat_map(|line| [line, "\n"]).collect();
+    for (name, value) in settings(request) {
+        // Backslashes and quotes as the configuration file's scanner wants them (GUC_scanstr in guc-file.l).
+        let value = value.replace('\\', "\\\\").replace('\'', "''");
+        text.push_str(&format!("{name} = '{value}'\n"));
+    }
+    text
+}
+
+fn settings(request: &Request) -> Vec<(&'static str, String)> {
+    let mut settings = vec![("restore_command", request.restore_command.clone())];
+    let timeline = match request.timeline {
+        TargetTimeline::Latest => "latest".to_owned(),
+        TargetTimeline::Current => "current".to_owned(),
+        TargetTimeline::Number(timeline) => timeline.0.to_string(),
+    };
+    settings.push(("recovery_target_timeline", timeline));
+    let Goal::Target(target) = &request.goal else { return settings };
+    settings.push(match &target.point {
+        // With its offset: PostgreSQL would read it in the server's time zone otherwise.
+        Point::Time(time) => ("recovery_target_time", time.strftime("%Y-%m-%d %H:%M:%S%.6f+00").to_string()),
+        Point::Lsn(lsn) => ("recovery_target_lsn", lsn.to_string()),
+        Point::Xid(xid) => ("recovery_target_xid", xid.to_string()),
+        Point::Name(name) => ("recovery_target_name", name.as_str().to_owned()),
+        Point::Immediate => ("recovery_target", "immediate".to_owned()),
+    });
+    if target.exclusive {
+        settings.push(("recovery_target_inclusive", "off".to_owned()));
+    }
+    settings.push(("recovery_target_action", word(target.action).to_owned()));
+    settings
+}
+
+fn word(action: Action) -> &'static str {
+    Action::WORDS.iter().find(|(_, known)| *known == action).map_or("pause", |(word, _)| word)
+}
+
+/// Rewrites `tablespace_map` for tablespaces that lie elsewhere now, and what `files` says of it: PostgreSQL makes the
+/// links below `pg_tblspc` anew from it when it starts.
+pub(super) fn map_tablespaces(destination: &Destination, files: &mut Files) -> Result<()> {
+    if !destination.is_mapped() {
+        return Ok(());
+    }
+    let path = destination.root().join(TABLESPACE_MAP);
+    let map = fs::read_to_string(&path).during(|| format!("could not read \"{}\"", path.display()))?;
+    let map = mapped(&map, destination);
+    durable::write(&path, map.as_bytes())?;
+    if let Some(file) = files.files.iter_mut().find(|file| file.path == TABLESPACE_MAP) {
+        file.size = map.len() as u64;
+        file.crc32c = crc32c::crc32c(map.as_bytes());
+    }
+    Ok(())
+}
+
+/// One line a tablespace: its OID, a space, its place (`read_tablespace_map` in src/backend/access/transam/xlogrecovery.c).
+fn mapped(map: &str, destination: &Destination) -> String {
+    let line = |line: &str| {
+        let oid = line.split_once(' ').and_then(|(oid, _)| oid.parse().ok());
+        match oid.and_then(|oid: u32| destination.tablespaces().get_key_value(&oid)) {
+            Some((oid, place)) => format!("{oid} {}\n", place.display().to_string().replace('\\', "\\\\")),
+            None => format!("{line}\n"),
+        }
+    };
+    map.lines().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::target::Target;
+
+    fn request(goal: Goal) -> Request {
+        Request {
+            directory: "/d".into(),
+            selection: None,
+            goal,
+            timeline: TargetTimeline::Latest,
+            tablespaces: vec![],
+            system_id: None,
+            restore_command: r#"walden --prefix 's3://b/p' wal-fetch %f "%p""#.into(),
+            workers: 1,
+        }
+    }
+
+    #[test]
+    fn an_earlier_recoverys_settings_are_replaced_and_all_others_kept() {
+        let existing = "# Do not edit\nwork_mem = '4MB'\nrecovery_target_xid = '7'\n  Restore_Command='x'\nrecovery_target_foo = '1'\n";
+        let point = Point::Time("2026-11-20T13:03:00.5Z".parse().unwrap());
+        let goal = Goal::Target(Target { point, exclusive: true, action: Action::Promote });
+        assert_eq!(
+            auto_conf(existing, &request(goal)),
+            "# Do not edit\nwork_mem = '4MB'\nrecovery_target_foo = '1'\n\
+             restore_command = 'walden --prefix ''s3://b/p'' wal-fetch %f \"%p\"'\n\
+             recovery_target_timeline = 'latest'\n\
+             recovery_target_time = '2026-11-20 13:03:00.500000+00'\n\
+             recovery_target_inclusive = 'off'\n\
+             recovery_target_action = 'promote'\n"
+        );
+    }
+
+    #[test]
+    fn a_standby_has_no_target() {
+        let text = auto_conf("", &request(Goal::Standby));
+        assert!(!text.contains("recovery_target_action") && text.contains("recovery_target_timeline = 'latest'"));
+    }
+}
