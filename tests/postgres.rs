@@ -491,6 +491,7 @@ async fn a_restart_of_the_server_is_noticed_at_once_and_voids_the_backup() {
     let void = client.backup_stop().await.unwrap_err();
     assert_eq!(void.kind(), Kind::Unreachable);
     assert!(void.cause().unwrap().contains("57P01"), "{void:?}");
+    assert!(void.advice().unwrap().contains("pg_isready"), "{void:?}");
 }
 
 #[tokio::test]
