@@ -280,9 +280,7 @@ impl Client {
             Ok(reason) => reason.as_deref().unwrap_or_default().to_owned(),
             Err(_) => "its task was stopped".to_owned(),
         };
-        Error::new(Kind::Unreachable, "the session with PostgreSQL has ended")
-            .detail(reason)
-            .hint("Run the command again when the server takes connections: pg_isready says so.")
+        Error::new(Kind::Unreachable, "the session with PostgreSQL has ended").detail(reason).hint(failure::NOT_NOW)
     }
 
     /// The one row that this statement returns.

@@ -39,18 +39,13 @@ pub(super) async fn connect(parameters: &Parameters) -> Result<Session> {
 /// Tries one target, with TLS or without as its mode says. The second way is tried only if the first was refused: for
 /// want of TLS or in spite of it, for all we know.
 async fn connect_to(parameters: &Parameters, target: &Target) -> Result<Session> {
-    let mut failed: Option<Error> = None;
-    for &encryption in ways(parameters.ssl_mode, target) {
-        let error = match attempt(parameters, target, encryption).await {
-            Ok(session) => return Ok(session),
-            Err(error) => merge(failed, error),
-        };
-        if error.kind() != Kind::Denied {
-            return Err(error);
+    let (first, second) = ways(parameters.ssl_mode, target);
+    match (attempt(parameters, target, first).await, second) {
+        (Err(refused), Some(second)) if refused.kind() == Kind::Denied => {
+            attempt(parameters, target, second).await.map_err(|error| merge(Some(refused), error))
         }
-        failed = Some(error);
+        (outcome, _) => outcome,
     }
-    Err(failed.unwrap_or_else(|| Error::new(Kind::Bug, "there is no way to connect")))
 }
 
 /// The later failure, which keeps the words of the earlier one.
@@ -62,12 +57,12 @@ fn merge(earlier: Option<Error>, later: Error) -> Error {
 }
 
 /// In which ways to try, in order. TLS over a Unix socket does not exist.
-fn ways(mode: SslMode, target: &Target) -> &'static [Encryption] {
+fn ways(mode: SslMode, target: &Target) -> (Encryption, Option<Encryption>) {
     match (&target.host, mode) {
-        (Host::Socket(_), _) | (_, SslMode::Disable) => &[Encryption::Disable],
-        (_, SslMode::Allow) => &[Encryption::Disable, Encryption::Require],
-        (_, SslMode::Prefer) => &[Encryption::Prefer, Encryption::Disable],
-        (_, SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull) => &[Encryption::Require],
+        (Host::Socket(_), _) | (_, SslMode::Disable) => (Encryption::Disable, None),
+        (_, SslMode::Allow) => (Encryption::Disable, Some(Encryption::Require)),
+        (_, SslMode::Prefer) => (Encryption::Prefer, Some(Encryption::Disable)),
+        (_, SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull) => (Encryption::Require, None),
     }
 }
 
@@ -141,17 +136,15 @@ mod tests {
     #[test]
     fn a_unix_socket_never_needs_tls() {
         let socket = Target { host: Host::Socket("/tmp".into()), port: 5432 };
-        assert_eq!(ways(SslMode::VerifyFull, &socket), [Encryption::Disable]);
+        assert_eq!(ways(SslMode::VerifyFull, &socket), (Encryption::Disable, None));
     }
 
     #[test]
     fn the_modes_that_promise_tls_never_do_without() {
         let target = Target { host: Host::Tcp("db".into()), port: 5432 };
         for mode in [SslMode::Require, SslMode::VerifyCa, SslMode::VerifyFull] {
-            assert_eq!(ways(mode, &target), [Encryption::Require], "{mode:?}");
+            assert_eq!(ways(mode, &target), (Encryption::Require, None), "{mode:?}");
         }
-        assert_eq!(ways(SslMode::Disable, &target), [Encryption::Disable]);
-        assert_eq!(ways(SslMode::Allow, &target).first(), Some(&Encryption::Disable));
-        assert_eq!(ways(SslMode::Prefer, &target).first(), Some(&Encryption::Prefer));
+        assert_eq!(ways(SslMode::Disable, &target), (Encryption::Disable, None));
     }
 }

@@ -35,10 +35,11 @@ pub(super) fn of_statement(what: &str, error: &tokio_postgres::Error) -> Error {
         // An answer of another type than was asked for.
         None => Kind::Bug,
     };
-    Error::new(kind, what).detail(words(error))
+    let failure = Error::new(kind, what).detail(words(error));
+    if kind == Kind::Unreachable { failure.hint(NOT_NOW) } else { failure }
 }
 
-/// An error in words: those of the server, or of the first causes that say more than "error".
+/// An error in words: the server's, or the library's and those of its cause.
 pub(super) fn words(error: &tokio_postgres::Error) -> String {
     if let Some(refusal) = error.as_db_error() {
         return server_words(refusal);
@@ -62,7 +63,7 @@ fn server_words(refusal: &DbError) -> String {
 
 const WHERE: &str =
     "Check that the server runs and listens there; set PGHOST (a host name or the directory of the socket) and PGPORT.";
-const NOT_NOW: &str = "Run the command again when the server takes connections: pg_isready says so.";
+pub(super) const NOT_NOW: &str = "Run the command again when the server takes connections: pg_isready says so.";
 const PASSWORD: &str =
     "Set PGUSER, and PGPASSWORD or a line in ~/.pgpass (mode 0600), or change pg_hba.conf on the server.";
 const DATABASE: &str = "Set PGDATABASE to a database that is there and that the user may connect to.";

@@ -129,10 +129,7 @@ impl Walker {
         }
         let names = names(source)?;
         let holds_relations = rules::is_database_directory(path, &self.tablespace_directory);
-        let unlogged: HashSet<&str> = match holds_relations {
-            true => names.iter().filter_map(|name| init_fork(name)).collect(),
-            false => HashSet::new(),
-        };
+        let unlogged: HashSet<&str> = names.iter().filter_map(|name| init_fork(name)).collect();
         for name in &names {
             if holds_relations && (rules::is_temporary_relation(name) || is_reset(name, &unlogged)) {
                 continue;
