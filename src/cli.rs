@@ -1,5 +1,104 @@
 //! Words in, words out: the command line, and what is printed.
+//!
+//! The only place that prints. Every way to end, panics too, comes through [`run`], which returns the exit code that its
+//! caller (a person, the archiver, the startup process) understands rightly.
 
 pub mod arguments;
+mod backups;
 pub mod config;
 mod help;
+mod message;
+mod restore_command;
+mod verbs;
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::process::Command;
+
+use self::arguments::Parsed;
+use crate::config::options;
+use crate::config::sources::{self, ENVDIR_VARIABLE, Envdir, Environment};
+use crate::config::value::LogFormat;
+use crate::error::{Caller, Context, Error, Kind, Result, exit_code};
+use crate::postgres::datadir;
+
+/// Does what the command line says and returns the exit code. Does not panic and does not exit.
+pub fn run(arguments: Vec<OsString>, variables: impl IntoIterator<Item = (OsString, OsString)>) -> u8 {
+    let caller = caller(&arguments);
+    // A panic is reported below, in the form of every other error.
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut format = LogFormat::Text;
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| act(arguments, variables, &mut format)));
+    let outcome = outcome.unwrap_or_else(|panic| Err(bug(&*panic)));
+    match outcome {
+        Ok(()) => 0,
+        Err(error) => {
+            message::error(&error, format);
+            exit_code(error.kind(), caller)
+        }
+    }
+}
+
+/// Who will read the exit code: found without understanding the rest of the command line, for a mistake there must not
+/// end a recovery either.
+fn caller(arguments: &[OsString]) -> Caller {
+    match arguments::may_be_wal_fetch(arguments) {
+        // The working directory of restore_command is the data directory.
+        true => Caller::Restore(datadir::recovery_mode(Path::new("."))),
+        false => Caller::Plain,
+    }
+}
+
+fn act(
+    arguments: Vec<OsString>,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+    format: &mut LogFormat,
+) -> Result<()> {
+    let environment = Environment::of_process(variables)?;
+    match arguments::parse(arguments, &environment)? {
+        Parsed::Print(text) => {
+            message::print(&text);
+            Ok(())
+        }
+        Parsed::Enter(envdir) => Err(enter(envdir)),
+        Parsed::Run(invocation) => {
+            let settings = &invocation.settings;
+            *format = settings.get(&options::LOG_FORMAT)?;
+            message::start_log(settings.get(&options::LOG_LEVEL)?, *format);
+            verbs::run(invocation, &environment)
+        }
+    }
+}
+
+/// Starts anew with the variables of the directory: the AWS SDK reads the process's environment, and changing that while
+/// threads may run is not safe. Returns only if it fails.
+fn enter(envdir: Envdir) -> Error {
+    let failed = |error: Error| error.during(format!("could not use --envdir \"{}\"", envdir.directory.display()));
+    let variables = match sources::read_envdir(&envdir.directory) {
+        Ok(variables) => variables,
+        Err(error) => return error,
+    };
+    let program = match std::env::current_exe().during(|| "could not find this program's own file") {
+        Ok(program) => program,
+        Err(error) => return failed(error),
+    };
+    let mut command = Command::new(program);
+    command.args(envdir.arguments.iter().skip(1)).env(ENVDIR_VARIABLE, &envdir.directory);
+    for (name, value) in variables {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    failed(Error::io("could not start anew", &command.exec()))
+}
+
+fn bug(panic: &(dyn std::any::Any + Send)) -> Error {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+    Error::new(Kind::Bug, "walden met a defect of its own")
+        .detail(text)
+        .hint("Please report it, with the command line and walden --version.")
+}

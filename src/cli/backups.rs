@@ -1,0 +1,103 @@
+//! How backups are shown.
+
+use comfy_table::{Table, presets};
+use indicatif::{BinaryBytes, FormattedDuration};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::backup::catalogue::Found;
+use crate::backup::manifest::Backup;
+use crate::error::{Error, Kind, Result};
+
+/// A table, oldest first.
+pub(super) fn list_table(found: &[Found]) -> String {
+    let mut table = Table::new();
+    let header = ["backup", "state", "finished", "took", "size", "stored", "postgres", "timeline", "system id"];
+    table.load_style(presets::NOTHING).set_header(header);
+    for found in found {
+        table.add_row(match found {
+            Found::Complete(backup) => [
+                backup.id.to_string(),
+                "complete".into(),
+                time(backup.finished),
+                took(backup),
+                BinaryBytes(backup.plain_size).to_string(),
+                BinaryBytes(backup.stored_size).to_string(),
+                backup.postgres.to_string(),
+                backup.timeline.0.to_string(),
+                backup.system_id.to_string(),
+            ],
+            Found::Incomplete(system, id) => {
+                let mut row = [const { String::new() }; 9];
+                (row[0], row[1], row[8]) = (id.to_string(), "incomplete".into(), system.to_string());
+                row
+            }
+        });
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.trim_fmt()
+}
+
+/// An array of the short manifests, each with a `state`; of an incomplete backup little is known.
+pub(super) fn list_json(found: &[Found]) -> Result<String> {
+    let values = found.iter().map(|found| match found {
+        Found::Complete(backup) => value(backup),
+        Found::Incomplete(system_id, id) => Ok(json!({ "id": id, "system_id": system_id, "state": "incomplete" })),
+    });
+    let values = values.collect::<Result<Vec<Value>>>()?;
+    Ok(format!("{:#}", Value::Array(values)))
+}
+
+/// The short manifest.
+pub(super) fn json(backup: &Backup) -> Result<String> {
+    Ok(format!("{:#}", value(backup)?))
+}
+
+fn value(backup: &Backup) -> Result<Value> {
+    let mut value = serde_json::to_value(backup)
+        .map_err(|error| Error::new(Kind::Bug, "could not describe a backup").detail(error.to_string()))?;
+    value["state"] = "complete".into();
+    Ok(value)
+}
+
+/// What has been done, in two lines.
+pub(super) fn summary(backup: &Backup) -> String {
+    let (plain, stored) = (BinaryBytes(backup.plain_size), BinaryBytes(backup.stored_size));
+    format!("backup {}\n{} files, {plain}, stored in {stored}\n", backup.id, backup.files)
+}
+
+/// Everything about a backup, a line each.
+pub(super) fn show(backup: &Backup) -> String {
+    let mut lines = vec![
+        ("backup", backup.id.to_string()),
+        ("system id", backup.system_id.to_string()),
+        ("postgresql", backup.postgres.to_string()),
+        ("started", time(backup.started)),
+        ("finished", time(backup.finished)),
+        ("took", took(backup)),
+        ("timeline", backup.timeline.0.to_string()),
+        ("start", backup.start.to_string()),
+        ("stop", backup.stop.to_string()),
+        ("files", backup.files.to_string()),
+        ("size", BinaryBytes(backup.plain_size).to_string()),
+        ("stored", BinaryBytes(backup.stored_size).to_string()),
+        ("checksums", if backup.data_checksums { "on" } else { "off" }.to_owned()),
+        ("segment size", BinaryBytes(backup.segment_size).to_string()),
+        ("taken by", format!("walden {}", backup.walden)),
+    ];
+    let tablespaces = backup.tablespaces.iter();
+    lines.extend(tablespaces.map(|space| ("tablespace", format!("{} {}", space.oid, space.location.display()))));
+    lines.iter().map(|(name, value)| format!("{name:<14}{value}\n")).collect()
+}
+
+/// UTC, to the second: an id says the same.
+fn time(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
+}
+
+fn took(backup: &Backup) -> String {
+    let took = backup.finished.duration_since(backup.started);
+    FormattedDuration(took.unsigned_abs()).to_string()
+}

@@ -1,0 +1,69 @@
+//! Text for standard output and standard error. A closed one is not an error.
+
+use std::io::{ErrorKind, Write};
+
+use serde_json::json;
+use tracing::Level;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::value::{LogFormat, LogLevel};
+use crate::error::Error;
+
+/// Prints a result.
+pub(super) fn print(text: &str) {
+    let newline = if text.ends_with('\n') { "" } else { "\n" };
+    let written = write!(std::io::stdout().lock(), "{text}{newline}").and_then(|()| std::io::stdout().flush());
+    match written {
+        // `walden backup-list | head -1` ends quietly.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+        Err(error) => tracing::warn!("could not write to standard output: {error}"),
+        Ok(()) => {}
+    }
+}
+
+/// Tells an error in PostgreSQL's form, or as a line of JSON.
+pub(super) fn error(error: &Error, format: LogFormat) {
+    let text = match format {
+        LogFormat::Text => {
+            let mut text = format!("ERROR:  {}\n", error.what());
+            for (label, part) in [("DETAIL", error.cause()), ("HINT", error.advice())] {
+                if let Some(part) = part {
+                    text.push_str(&format!("{label}:  {part}\n"));
+                }
+            }
+            text
+        }
+        LogFormat::Json => {
+            let line = json!({
+                "timestamp": jiff::Timestamp::now(),
+                "level": "ERROR",
+                "kind": format!("{:?}", error.kind()),
+                "message": error.what(),
+                "detail": error.cause(),
+                "hint": error.advice(),
+            });
+            format!("{line}\n")
+        }
+    };
+    // Nobody is left to be told of a closed standard error.
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Begins to write log lines to standard error: our own, not those of the libraries below.
+pub(super) fn start_log(level: LogLevel, format: LogFormat) {
+    let level = match level {
+        LogLevel::Error => Level::ERROR,
+        LogLevel::Warn => Level::WARN,
+        LogLevel::Info => Level::INFO,
+        LogLevel::Debug => Level::DEBUG,
+    };
+    let registry = tracing_subscriber::registry().with(Targets::new().with_target("walden", level));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    // Refused only if a log has been started before, which then goes on.
+    let _ = match format {
+        LogFormat::Text => registry.with(lines.with_ansi(false).without_time()).try_init(),
+        LogFormat::Json => registry.with(lines.json()).try_init(),
+    };
+}

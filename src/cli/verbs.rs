@@ -1,0 +1,182 @@
+//! One arm a verb: from validated words to the story that does it, and to what is printed.
+
+use std::future::Future;
+use std::io::IsTerminal;
+use std::sync::Arc;
+
+use super::arguments::{BackupFetch, Invocation, Verb};
+use super::{backups, config, message, restore_command};
+use crate::archive::Archive;
+use crate::backup::catalogue;
+use crate::backup::push::{self, Options};
+use crate::config::options;
+use crate::config::row::Setting;
+use crate::config::sources::Environment;
+use crate::config::target::{Goal, Selection};
+use crate::config::{Location, Settings};
+use crate::error::{Context, Error, Kind, Result};
+use crate::observe::{self, Observer};
+use crate::postgres::client::Client;
+use crate::postgres::control::SystemId;
+use crate::restore::{self, Request};
+use crate::storage;
+use crate::wal::fetch;
+use crate::wal::push as wal_push;
+
+/// Does it.
+pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Environment) -> Result<()> {
+    match verb {
+        Verb::WalPush { path } => on_one_thread(async {
+            let archive = archive(&settings, &options::WAL_COMPRESSION).await?;
+            let data_directory = settings.find(&options::PGDATA)?;
+            let stored = wal_push::push(&archive, &path, data_directory.as_deref()).await?;
+            tracing::info!(?stored, "archived \"{}\"", path.display());
+            Ok(())
+        }),
+        Verb::WalFetch { name, path } => on_one_thread(async {
+            let archive = archive(&settings, &options::WAL_COMPRESSION).await?;
+            let data_directory = settings.find(&options::PGDATA)?;
+            let system_id = settings.find(&options::SYSTEM_ID)?;
+            fetch::fetch(&archive, &fetch::Request { file: name, target: path, data_directory, system_id }).await?;
+            tracing::info!("fetched \"{name}\"");
+            Ok(())
+        }),
+        Verb::BackupPush { pgdata } => on_all_threads(async {
+            let archive = archive(&settings, &options::BACKUP_COMPRESSION).await?;
+            let variables = environment.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+            let client = Client::connect(&variables).await?;
+            let options = Options {
+                data_directory: pgdata,
+                workers: workers(&settings)?,
+                level: level(&settings, &options::BACKUP_COMPRESSION)?,
+                part_size: settings.get(&options::PART_SIZE)? as usize,
+                wal_timeout: settings.get(&options::WAL_TIMEOUT)?,
+            };
+            let backup = push::push(&archive, &client, &options, &observer()).await?;
+            if settings.get(&options::JSON)? {
+                message::print(&backups::json(&backup)?);
+            } else if std::io::stdout().is_terminal() {
+                message::print(&backups::summary(&backup));
+            }
+            Ok(())
+        }),
+        Verb::BackupFetch(words) => on_all_threads(backup_fetch(words, &settings, environment)),
+        Verb::BackupList => on_one_thread(async {
+            let archive = archive(&settings, &options::BACKUP_COMPRESSION).await?;
+            let mut found = Vec::new();
+            let systems = match settings.find(&options::SYSTEM_ID)? {
+                Some(system) => vec![system],
+                None => archive.clusters().await?,
+            };
+            for system in systems {
+                found.extend(catalogue::list(&archive, system).await?);
+            }
+            let json = settings.get(&options::JSON)?;
+            message::print(&if json { backups::list_json(&found)? } else { backups::list_table(&found) });
+            Ok(())
+        }),
+        Verb::BackupShow { backup } => on_one_thread(async {
+            let archive = archive(&settings, &options::BACKUP_COMPRESSION).await?;
+            let system = cluster(&settings, &archive).await?;
+            let backup = match backup {
+                Selection::Latest => catalogue::latest(&archive, system).await?,
+                Selection::Id(id) => catalogue::read(&archive, system, id).await?,
+            };
+            let json = settings.get(&options::JSON)?;
+            message::print(&if json { backups::json(&backup)? } else { backups::show(&backup) });
+            Ok(())
+        }),
+        Verb::Config => {
+            let json = settings.get(&options::JSON)?;
+            message::print(&if json {
+                config::json(&settings, environment)
+            } else {
+                config::table(&settings, environment)
+            });
+            Ok(())
+        }
+    }
+}
+
+async fn backup_fetch(words: BackupFetch, settings: &Settings, environment: &Environment) -> Result<()> {
+    let archive = archive(settings, &options::BACKUP_COMPRESSION).await?;
+    let directory = std::path::absolute(&words.directory).during(|| "could not find the current directory")?;
+    let request = Request {
+        directory,
+        selection: words.backup,
+        goal: words.goal,
+        timeline: words.timeline,
+        tablespaces: words.tablespaces,
+        system_id: settings.find(&options::SYSTEM_ID)?,
+        restore_command: restore_command::build(settings, environment)?,
+        workers: workers(settings)?,
+    };
+    let backup = restore::restore(&archive, &request, &observer()).await?;
+    if settings.get(&options::JSON)? {
+        message::print(&backups::json(&backup)?);
+    } else if std::io::stdout().is_terminal() {
+        let then = match request.goal {
+            Goal::EndOfArchive => "It replays all WAL of the archive and then opens on a new timeline.",
+            Goal::Standby => "It follows the archive as a standby.",
+            Goal::Target(_) => "It replays WAL up to the target.",
+        };
+        let directory = request.directory.display();
+        message::print(&format!("{}Next: pg_ctl -D '{directory}' start\n{then}", backups::summary(&backup)));
+    }
+    Ok(())
+}
+
+async fn archive(settings: &Settings, level_setting: &Setting<u32>) -> Result<Archive> {
+    let location: Location = settings.get(&options::PREFIX)?;
+    let store = storage::open(storage::Options {
+        location,
+        retry_timeout: settings.get(&options::RETRY_TIMEOUT)?,
+        addressing: settings.get(&options::S3_ADDRESSING)?,
+        checksum: settings.get(&options::S3_CHECKSUM)?,
+    })
+    .await?;
+    Ok(Archive::new(store, level(settings, level_setting)?))
+}
+
+fn level(settings: &Settings, setting: &Setting<u32>) -> Result<i32> {
+    Ok(settings.get(setting)?.cast_signed())
+}
+
+async fn cluster(settings: &Settings, archive: &Archive) -> Result<SystemId> {
+    match settings.find(&options::SYSTEM_ID)? {
+        Some(system) => Ok(system),
+        None => archive.only_cluster().await,
+    }
+}
+
+/// As many as were asked for, or one for each processor that this process may use (affinity and cgroup quota counted).
+fn workers(settings: &Settings) -> Result<usize> {
+    Ok(match settings.find(&options::WORKERS)? {
+        Some(workers) => workers as usize,
+        None => std::thread::available_parallelism().map_or(1, usize::from),
+    })
+}
+
+fn observer() -> Arc<dyn Observer> {
+    observe::choose(std::io::stderr().is_terminal())
+}
+
+/// For short commands: a thread pool would cost more to start than it gives.
+fn on_one_thread(work: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_runtime)?;
+    let outcome = runtime.block_on(work);
+    // What still runs is a connection or a blocking read whose result nobody wants any more.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn on_all_threads(work: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(no_runtime)?;
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_background();
+    outcome
+}
+
+fn no_runtime(error: std::io::Error) -> Error {
+    Error::new(Kind::Local, "could not start the runtime").detail(error.to_string())
+}
