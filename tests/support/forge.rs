@@ -87,7 +87,7 @@ impl Segment {
 
 /// 32 bytes of which a quarter is random: something like the records of small updates.
 fn record(random: &mut Random) -> [u8; 32] {
-    let mut record = *b"\x47\0\0\0\x0A\x0B\0\0 update .......          ";
+    let mut record = *b"\x47\0\0\0\x0A\x0B\0\0 update .......         ";
     record[8..16].copy_from_slice(&random.next().to_le_bytes());
     record
 }
