@@ -2,7 +2,9 @@
 
 #![allow(dead_code, reason = "every test binary includes all of this and uses its own part")]
 
+pub mod cluster;
 pub mod forge;
+pub mod load;
 pub mod place;
 pub mod random;
 pub mod s3;

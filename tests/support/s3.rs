@@ -116,6 +116,16 @@ impl S3 {
         self.shared.faults.lock().unwrap().first_tries = Some((fault, HashMap::new()));
     }
 
+    /// Every request that fits gets this fault until [`S3::heal`].
+    pub fn fail_always(&self, on: On, fault: Fault) {
+        self.shared.faults.lock().unwrap().lasting.push((on, fault));
+    }
+
+    /// Takes back all faults.
+    pub fn heal(&self) {
+        *self.shared.faults.lock().unwrap() = Faults::default();
+    }
+
     /// Faults that no request has met yet. A test that expects its faults to bite asserts 0.
     pub fn faults_left(&self) -> usize {
         self.shared.faults.lock().unwrap().queue.len()

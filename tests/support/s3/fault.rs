@@ -57,15 +57,20 @@ impl On {
 #[derive(Default)]
 pub(super) struct Faults {
     pub queue: VecDeque<(On, Fault)>,
+    /// Those that are never used up.
+    pub lasting: Vec<(On, Fault)>,
     /// The fault for first tries, and how often each operation on each key was tried.
     pub first_tries: Option<(Fault, HashMap<(Op, String, String), usize>)>,
 }
 
 impl Faults {
-    /// The fault for this request, taken from the queue.
+    /// The fault for this request, taken from the queue if it comes from there.
     pub fn take(&mut self, request: &Logged) -> Option<Fault> {
         if let Some(at) = self.queue.iter().position(|(on, _)| on.fits(request)) {
             return self.queue.remove(at).map(|(_, fault)| fault);
+        }
+        if let Some((_, fault)) = self.lasting.iter().find(|(on, _)| on.fits(request)) {
+            return Some(fault.clone());
         }
         let (fault, tries) = self.first_tries.as_mut()?;
         let tries = tries.entry((request.op, request.key.clone(), request.query.clone())).or_default();
