@@ -47,6 +47,7 @@ const UNITS: &[(&str, Layer)] = &[
     ("layout", Vocabulary),
     ("postgres::lsn", Vocabulary),
     ("postgres::control", Vocabulary),
+    ("postgres::label", Vocabulary),
     ("postgres::page", Vocabulary),
     ("wal::segment", Vocabulary),
     ("wal::timeline", Vocabulary),
@@ -59,16 +60,18 @@ const UNITS: &[(&str, Layer)] = &[
 ];
 
 /// Modules with a name of their own that are parts of a unit.
-const PARTS: &[(&str, &str)] = &[("backup::read", "backup::push"), ("backup::volume", "backup::push")];
+const PARTS: &[(&str, &str)] = &[("backup::pack", "backup::push"), ("backup::volume", "backup::push")];
 
-/// The arrows that do not point down. Vocabulary may use vocabulary.
-const SIDEWAYS: &[(&str, &str)] = &[
-    ("backup::push", "wal::verify"),
-    ("wal::fetch", "wal::prefetch"),
-    ("wal::push", "wal::spool"),
-    ("wal::prefetch", "wal::spool"),
-    ("backup::catalogue", "archive"),
-    ("storage", "durable"),
+/// The arrows that do not point down, each with its reason. Vocabulary may use vocabulary.
+const SIDEWAYS: &[(&str, &str, &str)] = &[
+    ("backup::push", "wal::verify", "a backup is complete when its WAL is in the archive"),
+    ("wal::fetch", "wal::prefetch", "what was fetched ahead is taken first"),
+    ("wal::push", "wal::spool", "what was pushed ahead is noted there"),
+    ("wal::prefetch", "wal::spool", "what was fetched ahead lies there"),
+    ("backup::catalogue", "archive", "backups are found through the archive's door"),
+    ("storage", "durable", "a directory's objects are files that must survive"),
+    ("codec", "storage", "what was encoded is handed on as the body of an object"),
+    ("backup::plan", "postgres::datadir", "a plan divides the entries that the walk has found"),
 ];
 
 /// Who may write what, as the beginnings of paths below src.
@@ -76,7 +79,9 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("process::exit", &["main.rs"]),
     ("println!", &["main.rs", "cli"]),
     ("print!", &["main.rs", "cli"]),
-    ("aws_", &["storage/s3", "storage/credentials"]),
+    ("aws_sdk_s3", &["storage/s3", "storage/credentials"]),
+    ("aws_config", &["storage/s3", "storage/credentials"]),
+    ("aws_smithy", &["storage/s3", "storage/credentials"]),
     ("tokio_postgres", &["postgres/client"]),
     ("fs::rename", &["durable"]),
     ("hard_link", &["durable"]),
@@ -145,7 +150,7 @@ fn every_exception_is_still_needed() {
         .filter_map(|(from, to)| Some((from?.0, to?.0)))
         .collect();
     let exists = |unit: &&str| sources().iter().any(|source| unit_of(&source.module).is_some_and(|own| own.0 == *unit));
-    for (from, to) in SIDEWAYS.iter().filter(|(from, to)| exists(from) && exists(to)) {
+    for (from, to, _) in SIDEWAYS.iter().filter(|(from, to, _)| exists(from) && exists(to)) {
         assert!(used.contains(&(*from, *to)), "{from} does not use {to}: take the line out");
     }
 }
@@ -154,7 +159,7 @@ fn allowed(from: (&str, Layer), to: (&str, Layer)) -> bool {
     from.0 == to.0
         || from.1 > to.1
         || (from.1 == Vocabulary && to.1 == Vocabulary)
-        || SIDEWAYS.contains(&(from.0, to.0))
+        || SIDEWAYS.iter().any(|(one, other, _)| (*one, *other) == (from.0, to.0))
 }
 
 fn unit_of(module: &[String]) -> Option<(&'static str, Layer)> {

@@ -18,8 +18,8 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use tokio::task::JoinSet;
 use walden::config::Location;
+use walden::config::value::{Addressing, Checksum};
 use walden::error::Kind;
-use walden::storage::s3::{Addressing, Checksum};
 use walden::storage::{self, Body, ListQuery, PAGE_SIZE, PutMode, Store};
 
 use support::random::Random;
