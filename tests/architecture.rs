@@ -1,0 +1,280 @@
+//! The house keeps its shape: arrows between modules point down, and each effect has one owner.
+//!
+//! `docs/architecture.md` says why. A new module is entered in [`UNITS`], a new effect in [`OWNERS`].
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// From the bottom up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Layer {
+    Vocabulary,
+    Machines,
+    Joiners,
+    Stories,
+    Words,
+    Main,
+}
+use Layer::{Joiners, Machines, Main, Stories, Vocabulary, Words};
+
+/// Every module belongs to the unit with the longest name that it begins with; a unit's modules may use each other.
+const UNITS: &[(&str, Layer)] = &[
+    ("main", Main),
+    ("cli", Words),
+    ("wal::push", Stories),
+    ("wal::fetch", Stories),
+    ("wal::prefetch", Stories),
+    ("wal::spool", Stories),
+    ("wal::verify", Stories),
+    ("backup::push", Stories),
+    ("backup::delete", Stories),
+    ("restore", Stories),
+    ("doctor", Stories),
+    ("archive", Joiners),
+    ("backup::catalogue", Joiners),
+    ("storage", Machines),
+    ("codec", Machines),
+    ("durable", Machines),
+    ("pipeline", Machines),
+    ("observe", Machines),
+    ("postgres::client", Machines),
+    ("postgres::datadir", Machines),
+    ("error", Vocabulary),
+    ("config", Vocabulary),
+    ("layout", Vocabulary),
+    ("postgres::lsn", Vocabulary),
+    ("postgres::control", Vocabulary),
+    ("postgres::label", Vocabulary),
+    ("postgres::page", Vocabulary),
+    ("wal::segment", Vocabulary),
+    ("wal::timeline", Vocabulary),
+    ("wal::header", Vocabulary),
+    ("wal::chain", Vocabulary),
+    ("backup::manifest", Vocabulary),
+    ("backup::plan", Vocabulary),
+    ("backup::retention", Vocabulary),
+    ("restore::plan", Vocabulary),
+];
+
+/// Modules with a name of their own that are parts of a unit.
+const PARTS: &[(&str, &str)] = &[("backup::pack", "backup::push"), ("backup::volume", "backup::push")];
+
+/// The arrows that do not point down, each with its reason. Vocabulary may use vocabulary.
+const SIDEWAYS: &[(&str, &str, &str)] = &[
+    ("backup::push", "wal::verify", "a backup is complete when its WAL is in the archive"),
+    ("wal::fetch", "wal::prefetch", "what was fetched ahead is taken first"),
+    ("wal::push", "wal::spool", "what was pushed ahead is noted there"),
+    ("wal::prefetch", "wal::spool", "what was fetched ahead lies there"),
+    ("backup::catalogue", "archive", "backups are found through the archive's door"),
+    ("storage", "durable", "a directory's objects are files that must survive"),
+    ("codec", "storage", "what was encoded is handed on as the body of an object"),
+    ("backup::plan", "postgres::datadir", "a plan divides the entries that the walk has found"),
+];
+
+/// Who may write what, as the beginnings of paths below src.
+const OWNERS: &[(&str, &[&str])] = &[
+    ("process::exit", &["main.rs"]),
+    ("println!", &["main.rs", "cli"]),
+    ("print!", &["main.rs", "cli"]),
+    ("aws_sdk_s3", &["storage/s3", "storage/credentials"]),
+    ("aws_config", &["storage/s3", "storage/credentials"]),
+    ("aws_smithy", &["storage/s3", "storage/credentials"]),
+    ("tokio_postgres", &["postgres/client"]),
+    ("fs::rename", &["durable"]),
+    ("hard_link", &["durable"]),
+    (".sync_all(", &["durable"]),
+    (".sync_data(", &["durable"]),
+    ("syncfs", &["durable"]),
+];
+
+const LONGEST_FILE: usize = 600;
+
+/// A source file without its comments and its tests.
+struct Source {
+    path: PathBuf,
+    /// `wal::push` for `wal/push.rs`
+    module: Vec<String>,
+    code: String,
+}
+
+#[test]
+fn arrows_between_modules_point_down() {
+    let mut wrong = BTreeSet::new();
+    for source in sources() {
+        for path in paths(&source) {
+            match (unit_of(&source.module), unit_of(&path)) {
+                (Some(from), Some(to)) if allowed(from, to) => continue,
+                (Some(from), Some(to)) => wrong.insert(format!("{} ({:?}) uses {} ({:?})", from.0, from.1, to.0, to.1)),
+                (None, _) => wrong.insert(format!("{} is in no unit", source.module.join("::"))),
+                (_, None) => wrong.insert(format!("{} is in no unit", path.join("::"))),
+            };
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn each_effect_has_one_owner() {
+    let mut wrong = Vec::new();
+    for source in sources() {
+        let path = source.path.to_str().unwrap();
+        for (word, owners) in OWNERS {
+            let stray = contains_word(&source.code, word) && !owners.iter().any(|owner| path.starts_with(owner));
+            if stray {
+                wrong.push(format!("src/{path} has {word}, which is for {owners:?}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn files_are_short_and_their_names_say_what_is_inside() {
+    let vague = ["mod", "utils", "util", "common", "types", "helpers", "manager", "handler"];
+    for source in sources() {
+        let name = source.path.file_stem().unwrap().to_str().unwrap();
+        assert!(!vague.contains(&name), "src/{}", source.path.display());
+        let lines = source.code.lines().filter(|line| !line.trim().is_empty()).count();
+        assert!(lines <= LONGEST_FILE, "src/{} has {lines} lines: what is the second thing?", source.path.display());
+    }
+}
+
+#[test]
+fn every_exception_is_still_needed() {
+    let used: BTreeSet<(&str, &str)> = sources()
+        .iter()
+        .flat_map(|source| paths(source).into_iter().map(|path| (unit_of(&source.module), unit_of(&path))))
+        .filter_map(|(from, to)| Some((from?.0, to?.0)))
+        .collect();
+    let exists = |unit: &&str| sources().iter().any(|source| unit_of(&source.module).is_some_and(|own| own.0 == *unit));
+    for (from, to, _) in SIDEWAYS.iter().filter(|(from, to, _)| exists(from) && exists(to)) {
+        assert!(used.contains(&(*from, *to)), "{from} does not use {to}: take the line out");
+    }
+}
+
+fn allowed(from: (&str, Layer), to: (&str, Layer)) -> bool {
+    from.0 == to.0
+        || from.1 > to.1
+        || (from.1 == Vocabulary && to.1 == Vocabulary)
+        || SIDEWAYS.iter().any(|(one, other, _)| (*one, *other) == (from.0, to.0))
+}
+
+fn unit_of(module: &[String]) -> Option<(&'static str, Layer)> {
+    (1..=module.len()).rev().find_map(|length| {
+        let name = module[..length].join("::");
+        let unit = PARTS.iter().find(|(part, _)| *part == name).map_or(name.as_str(), |(_, unit)| unit);
+        UNITS.iter().find(|(known, _)| *known == unit).copied()
+    })
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (mut open, mut sources) = (vec![root.clone()], Vec::new());
+    while let Some(directory) = open.pop() {
+        for entry in fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() {
+                open.push(entry);
+            } else if entry.extension().is_some_and(|extension| extension == "rs") {
+                let path = entry.strip_prefix(&root).unwrap().to_path_buf();
+                let module = path.with_extension("").iter().map(|part| part.to_str().unwrap().to_owned()).collect();
+                sources.push(Source { path, module, code: code(&fs::read_to_string(entry).unwrap()) });
+            }
+        }
+    }
+    assert!(sources.len() > 5);
+    sources
+}
+
+/// Without comments and without the tests, which stand at the end of a file.
+fn code(text: &str) -> String {
+    let text = text.split("\n#[cfg(test)]\n").next().unwrap();
+    text.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n")
+}
+
+/// `word` where it is not the end of a longer one; `eprint!` counts as `print!`.
+fn contains_word(code: &str, word: &str) -> bool {
+    let code = code.replace("eprint", "print");
+    code.match_indices(word).any(|(at, _)| {
+        let before = code[..at].chars().next_back();
+        !word.starts_with(|first: char| first.is_alphanumeric())
+            || !before.is_some_and(|before| before.is_alphanumeric() || before == '_')
+    })
+}
+
+/// All modules and items of this crate that the source names by a path, as absolute paths.
+fn paths(source: &Source) -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    let own = &source.module;
+    for (root, base) in [("crate::", vec![]), ("walden::", vec![]), ("super::", own[..own.len() - 1].to_vec())] {
+        for (at, _) in source.code.match_indices(root) {
+            let before = source.code[..at].chars().next_back();
+            if before.is_some_and(|before| before.is_alphanumeric() || before == '_' || before == ':') {
+                continue;
+            }
+            let (mut base, mut rest) = (base.clone(), &source.code[at + root.len()..]);
+            while let Some(further) = rest.strip_prefix("super::") {
+                base.pop();
+                rest = further;
+            }
+            tree(rest, &base, &mut found);
+        }
+    }
+    found
+}
+
+/// Reads what follows `use crate::`, a tree in braces included; returns what comes after it.
+fn tree<'a>(text: &'a str, base: &[String], found: &mut Vec<Vec<String>>) -> &'a str {
+    let Some(mut rest) = text.strip_prefix('{') else {
+        let end = text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
+        let (name, rest) = text.split_at(end);
+        let path: Vec<String> = base.iter().cloned().chain([name.to_owned()]).collect();
+        return match rest.strip_prefix("::") {
+            Some(rest) if !rest.starts_with(['<', '*']) => tree(rest, &path, found),
+            _ => {
+                found.push(path);
+                rest
+            }
+        };
+    };
+    loop {
+        rest = tree(rest.trim_start(), base, found);
+        // A name in a tree may be followed by "as other".
+        let next = rest.find([',', '}']).unwrap();
+        let last = rest.as_bytes()[next] == b'}';
+        rest = rest[next + 1..].trim_start();
+        if last {
+            return rest;
+        }
+        if let Some(after) = rest.strip_prefix('}') {
+            return after;
+        }
+    }
+}
+
+#[test]
+fn paths_are_read_as_the_compiler_reads_them() {
+    let text = "use crate::{error::{Kind, Result as R}, wal::segment};\nuse super::lsn::Lsn;\n\
+                fn f() -> crate::layout::Key { pub(crate) super::super::codec::x() }\n// use crate::cli;\n\
+                use mycrate::no;\n#[cfg(test)]\nmod tests { use crate::doctor; }\n";
+    let source = Source {
+        path: PathBuf::from("postgres/control.rs"),
+        module: vec!["postgres".into(), "control".into()],
+        code: code(text),
+    };
+    let found: Vec<String> = paths(&source).iter().map(|path| path.join("::")).collect();
+    assert_eq!(
+        found,
+        ["error::Kind", "error::Result", "wal::segment", "layout::Key", "postgres::lsn::Lsn", "codec::x"]
+    );
+    let unit = |name: &str| unit_of(&name.split("::").map(str::to_owned).collect::<Vec<_>>()).unwrap();
+    assert_eq!(unit("restore::plan::Plan"), ("restore::plan", Vocabulary));
+    assert_eq!(unit("restore::copy"), ("restore", Stories));
+    assert_eq!(unit("backup::volume"), ("backup::push", Stories));
+    assert!(allowed(unit("cli"), unit("restore")) && !allowed(unit("restore"), unit("cli")));
+    assert!(!allowed(unit("wal::push"), unit("wal::fetch")) && allowed(unit("storage::local"), unit("durable")));
+    assert!(!allowed(unit("layout"), unit("storage")));
+    assert!(contains_word("eprintln!()", "println!") && !contains_word("fprintln!()", "println!"));
+}

@@ -1,0 +1,520 @@
+//! The command line as PostgreSQL and people meet it, on forged files: no server is needed here.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use support::forge::{self, SYSTEM_ID, Segment};
+use support::place::{Place, files_below};
+use support::random::Random;
+use support::s3::{Fault, On, Op};
+use support::walden::{Ran, Walden};
+
+/// A data directory without a server, and the archive that it pushes to and fetches from.
+struct Scene {
+    place: Place,
+    data: tempfile::TempDir,
+}
+
+impl Scene {
+    fn new(place: Place) -> Scene {
+        let data = tempfile::tempdir().unwrap();
+        forge::data_directory(data.path(), 15, SYSTEM_ID);
+        Scene { place, data }
+    }
+
+    /// One on each kind of place.
+    fn each() -> [Scene; 2] {
+        Place::each().map(Scene::new)
+    }
+
+    fn on_s3() -> Scene {
+        Scene::new(Place::s3())
+    }
+
+    fn s3(&self) -> &support::s3::S3 {
+        match &self.place {
+            Place::S3(s3) => s3,
+            Place::Directory(_) => panic!("not a scene on S3"),
+        }
+    }
+
+    /// As PostgreSQL calls it: in the data directory.
+    fn walden(&self, args: &[&str]) -> Walden {
+        self.place.walden(self.data.path()).env("WALDEN_RETRY_TIMEOUT", "5s").args(args)
+    }
+
+    fn push(&self, name: &str) -> Ran {
+        self.walden(&["wal-push", &format!("pg_wal/{name}")]).run()
+    }
+
+    fn fetch(&self, name: &str) -> Ran {
+        self.walden(&["wal-fetch", name, "pg_wal/RECOVERYXLOG"]).run()
+    }
+
+    fn wal(&self, name: &str) -> PathBuf {
+        self.data.path().join("pg_wal").join(name)
+    }
+
+    /// What the last fetch brought, and takes it away as PostgreSQL does.
+    fn fetched(&self) -> Option<Vec<u8>> {
+        let path = self.wal("RECOVERYXLOG");
+        let content = fs::read(&path).ok()?;
+        fs::remove_file(path).unwrap();
+        Some(content)
+    }
+
+    fn write(&self, segment: &Segment) -> String {
+        segment.write(self.data.path());
+        segment.name()
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{SYSTEM_ID}/wal/{}/{name}", &name[..8])
+    }
+}
+
+/// Quick to push; the size that servers have is tested where it matters.
+fn small(number: u64) -> Segment {
+    Segment { size: 1 << 20, number, seed: number, ..Segment::default() }
+}
+
+#[test]
+fn segments_of_every_version_and_several_sizes_come_back_byte_for_byte() {
+    for scene in Scene::each() {
+        for (number, version) in (1..).zip(13..=18) {
+            let segment = Segment { version, number, ..Segment::default() };
+            let name = scene.write(&segment);
+            scene.push(&name).code(0).stdout_is("").stderr_is("");
+            let data = tempfile::tempdir().unwrap();
+            forge::data_directory(data.path(), version, SYSTEM_ID);
+            let fetch = scene.place.walden(data.path()).args(["wal-fetch", &name, "pg_wal/RECOVERYXLOG"]);
+            fetch.run().code(0).stdout_is("").stderr_is("");
+            assert!(fs::read(data.path().join("pg_wal/RECOVERYXLOG")).unwrap() == segment.bytes(), "{version}");
+        }
+        for size in [1 << 20, 64 << 20] {
+            let name = scene.write(&Segment { size, number: 9, timeline: (size >> 20) as u32, ..Segment::default() });
+            scene.push(&name).code(0);
+        }
+    }
+}
+
+#[test]
+fn history_files_backup_labels_and_partial_segments_come_back_byte_for_byte() {
+    for scene in Scene::each() {
+        let segment = small(3);
+        let others = [
+            ("00000002.history".to_owned(), forge::history(&[(1, "0/5000000", "no reason")]).into_bytes()),
+            (format!("{}.00000028.backup", segment.name()), b"START WAL LOCATION: 0/300028 (file x)\n".to_vec()),
+            (format!("{}.partial", segment.name()), segment.bytes()),
+        ];
+        for (name, content) in others {
+            fs::write(scene.wal(&name), &content).unwrap();
+            scene.push(&name).code(0);
+            scene.push(&name).code(0);
+            scene.fetch(&name).code(0);
+            assert!(scene.fetched().unwrap() == content, "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_same_segment_again_is_success_and_other_content_is_a_conflict_that_changes_nothing() {
+    for scene in Scene::each() {
+        let segment = small(1);
+        let name = scene.write(&segment);
+        scene.push(&name).code(0);
+        let stored = scene.place.get(&scene.key(&name)).unwrap();
+        scene.push(&name).code(0);
+        scene.write(&Segment { seed: 99, ..segment.clone() });
+        let conflict = scene.push(&name).code(6).stderr_has(&name);
+        let digests = [segment.bytes(), Segment { seed: 99, ..segment }.bytes()].map(|bytes| blake3::hash(&bytes));
+        for digest in digests {
+            conflict.clone().stderr_has(&digest.to_hex()[..16]);
+        }
+        assert!(scene.place.get(&scene.key(&name)).unwrap() == stored);
+    }
+}
+
+#[test]
+fn of_racing_servers_with_different_content_one_wins_and_the_others_are_told() {
+    for scene in Scene::each() {
+        let others: Vec<Scene> = (0..6).map(|_| Scene::new(Place::directory())).collect();
+        let name = small(1).name();
+        let pushes: Vec<_> = (0u64..)
+            .zip(&others)
+            .map(|(seed, other)| {
+                other.write(&Segment { seed: seed % 2, ..small(1) });
+                let walden = scene.place.walden(other.data.path()).args(["wal-push", &format!("pg_wal/{name}")]);
+                std::thread::spawn(move || walden.run().code.unwrap())
+            })
+            .collect();
+        let codes: Vec<i32> = pushes.into_iter().map(|push| push.join().unwrap()).collect();
+        let winner = codes.iter().position(|code| *code == 0).unwrap() % 2;
+        for (seed, code) in codes.iter().enumerate() {
+            assert_eq!(*code, if seed % 2 == winner { 0 } else { 6 }, "{codes:?}");
+        }
+        scene.fetch(&name).code(0);
+        assert!(scene.fetched().unwrap() == Segment { seed: winner as u64, ..small(1) }.bytes());
+    }
+}
+
+#[test]
+fn what_is_not_in_the_archive_is_exit_code_1_and_leaves_no_file() {
+    for scene in Scene::each() {
+        let present = scene.write(&small(1));
+        scene.push(&present).code(0);
+        for name in ["000000010000000000000002", "00000002.history", "000000020000000000000001"] {
+            scene.fetch(name).code(1);
+            assert_eq!(scene.fetched(), None);
+        }
+    }
+}
+
+#[test]
+fn files_that_are_not_what_their_name_says_are_refused_before_anything_is_sent() {
+    for scene in Scene::each() {
+        let name = scene.write(&small(1));
+        fs::copy(scene.wal(&name), scene.wal(&small(2).name())).unwrap();
+        scene.push(&small(2).name()).code(7);
+        fs::write(scene.wal(&small(3).name()), &small(3).bytes()[..1000]).unwrap();
+        scene.push(&small(3).name()).code(7);
+        fs::write(scene.wal(&small(4).name()), vec![0; 1 << 20]).unwrap();
+        scene.push(&small(4).name()).code(7);
+        scene.write(&Segment { system_id: 7, ..small(5) });
+        scene.push(&small(5).name()).code(8).stderr_has("7710427967336607753");
+        fs::write(scene.wal("xlogtemp.42"), "x").unwrap();
+        scene.push("xlogtemp.42").code(2);
+        let wal: Vec<String> = scene.place.keys().into_iter().filter(|key| key.contains("/wal/")).collect();
+        assert!(wal.is_empty(), "{wal:?}");
+    }
+}
+
+#[test]
+fn a_damaged_or_cut_object_is_corrupt_and_never_a_short_file() {
+    for scene in Scene::each() {
+        let name = scene.write(&small(1));
+        scene.push(&name).code(0);
+        let whole = scene.place.get(&scene.key(&name)).unwrap();
+        let mut random = Random::announced();
+        for _ in 0..12 {
+            let at = random.below(whole.len() as u64) as usize;
+            scene.place.put(&scene.key(&name), &whole);
+            scene.place.corrupt(&scene.key(&name), at);
+            scene.fetch(&name).code(7);
+            assert_eq!(scene.fetched(), None, "byte {at} damaged");
+            scene.place.put(&scene.key(&name), &whole[..at]);
+            scene.fetch(&name).code(7);
+            assert_eq!(scene.fetched(), None, "cut to {at}");
+        }
+        scene.place.put(&scene.key(&name), &[&whole[..], b"more"].concat());
+        scene.fetch(&name).code(7);
+        scene.place.put(&scene.key(&name), &whole);
+        scene.fetch(&name).code(0);
+    }
+}
+
+#[test]
+fn a_targeted_recovery_is_stopped_by_any_failure_but_absence_and_a_standby_by_none() {
+    let scene = Scene::on_s3();
+    let name = scene.write(&small(1));
+    scene.push(&name).code(0);
+    scene.s3().corrupt(&format!("some/where/{}", scene.key(&name)), 200);
+    let signal = |name: &str| fs::write(scene.data.path().join(name), "").unwrap();
+    let absent = small(2).name();
+
+    scene.fetch(&name).code(7);
+    signal("recovery.signal");
+    scene.fetch(&name).code(200);
+    scene.fetch(&absent).code(1);
+    scene.s3().fail_always(On::op(Op::Get), Fault::Status(403, "AccessDenied"));
+    scene.fetch(&absent).code(200);
+    scene.walden(&["wal-fetch", "--no-such-flag", &absent, "pg_wal/RECOVERYXLOG"]).run().code(200);
+    scene.s3().heal();
+    signal("standby.signal");
+    scene.fetch(&name).code(7);
+    scene.fetch(&absent).code(1);
+    scene.s3().fail_always(On::op(Op::Get), Fault::Status(403, "AccessDenied"));
+    scene.fetch(&absent).code(4);
+    assert_eq!(scene.fetched(), None);
+}
+
+#[test]
+fn an_outage_a_refusal_and_a_missing_bucket_are_told_apart_from_absence() {
+    let scene = Scene::on_s3();
+    let name = scene.write(&small(1));
+    let quick = |args: &[&str]| scene.walden(args).env("WALDEN_RETRY_TIMEOUT", "1s");
+    let path = format!("pg_wal/{name}");
+
+    let nowhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let unreachable = |args: &[&str]| quick(args).env("AWS_ENDPOINT_URL", format!("http://{nowhere}")).run();
+    unreachable(&["wal-push", &path]).code(5).stderr_has("WALDEN_RETRY_TIMEOUT");
+    unreachable(&["wal-fetch", &name, "pg_wal/RECOVERYXLOG"]).code(5).stderr_has(&nowhere);
+
+    let denied = |args: &[&str]| quick(args).env("AWS_SECRET_ACCESS_KEY", "wrong").run();
+    denied(&["wal-push", &path]).code(4);
+    denied(&["wal-fetch", &name, "pg_wal/RECOVERYXLOG"]).code(4);
+
+    let elsewhere = |args: &[&str]| quick(args).env("WALDEN_PREFIX", "s3://no-such-bucket/x").run();
+    for ran in [elsewhere(&["wal-push", &path]), elsewhere(&["wal-fetch", &name, "pg_wal/RECOVERYXLOG"])] {
+        assert!(![Some(0), Some(1)].contains(&ran.code), "{ran}");
+        ran.stderr_has("no-such-bucket");
+    }
+
+    scene.s3().fail_always(On::any(), Fault::Status(503, "SlowDown"));
+    quick(&["wal-push", &path]).run().code(5);
+    quick(&["wal-fetch", &name, "pg_wal/RECOVERYXLOG"]).run().code(5);
+    scene.s3().heal();
+    quick(&["wal-push", &path]).run().code(0);
+}
+
+#[test]
+fn every_request_survives_one_failure_of_every_kind() {
+    let faults = [
+        Fault::Status(503, "SlowDown"),
+        Fault::Status(500, "InternalError"),
+        Fault::Status(429, "TooManyRequests"),
+        Fault::Status(409, "ConditionalRequestConflict"),
+        Fault::Reset,
+        Fault::LoseReply,
+    ];
+    for fault in faults {
+        let scene = Scene::on_s3();
+        scene.s3().fail_first_tries(fault.clone());
+        let segment = small(1);
+        let name = scene.write(&segment);
+        scene.push(&name).code(0);
+        scene.s3().fail_first_tries(fault.clone());
+        scene.fetch(&name).code(0);
+        assert!(scene.fetched().unwrap() == segment.bytes(), "{fault:?}");
+        scene.fetch(&small(2).name()).code(1);
+    }
+}
+
+#[test]
+fn a_download_that_is_cut_goes_on_or_begins_again() {
+    let scene = Scene::on_s3();
+    let segment = small(1);
+    let name = scene.write(&segment);
+    scene.push(&name).code(0);
+    for size in [1, 100, 5000, 50_000] {
+        scene.s3().fail_next(On::op(Op::Get).key("/wal/"), Fault::CutBody(size));
+        scene.fetch(&name).code(0);
+        assert!(scene.fetched().unwrap() == segment.bytes(), "cut after {size}");
+        assert_eq!(scene.s3().faults_left(), 0);
+    }
+}
+
+#[test]
+fn a_push_that_says_ok_has_stored_the_segment_whatever_the_network_did() {
+    let scene = Scene::on_s3();
+    let mut random = Random::announced();
+    for number in 1..=40 {
+        let segment = small(number);
+        let name = scene.write(&segment);
+        for _ in 0..random.below(4) {
+            let fault = match random.below(5) {
+                0 => Fault::Status(400, "RequestTimeout"),
+                1 => Fault::Status(503, "SlowDown"),
+                2 => Fault::Reset,
+                3 => Fault::LoseReply,
+                _ => Fault::Stall(Duration::from_millis(100)),
+            };
+            scene.s3().fail_next(On::any(), fault);
+        }
+        let ran = scene.push(&name);
+        scene.s3().heal();
+        assert!((0..=125).contains(&ran.code.expect("no signal")), "{ran}");
+        if ran.code != Some(0) {
+            scene.push(&name).code(0);
+        }
+        scene.fetch(&name).code(0);
+        assert!(scene.fetched().unwrap() == segment.bytes(), "{ran}");
+    }
+}
+
+#[test]
+fn a_push_or_fetch_killed_at_any_moment_leaves_nothing_wrong_and_the_next_one_succeeds() {
+    let mut random = Random::announced();
+    for scene in Scene::each() {
+        for number in 1..=25 {
+            let segment = small(number);
+            let name = scene.write(&segment);
+            let mut push = scene.walden(&["wal-push", &format!("pg_wal/{name}")]).spawn();
+            std::thread::sleep(Duration::from_micros(random.below(40_000)));
+            push.kill().unwrap();
+            push.wait().unwrap();
+            let ran = scene.fetch(&name);
+            assert!([Some(0), Some(1)].contains(&ran.code), "{ran}");
+            assert!(scene.fetched().is_none_or(|content| content == segment.bytes()));
+            scene.push(&name).code(0);
+
+            let mut fetch = scene.walden(&["wal-fetch", &name, "pg_wal/RECOVERYXLOG"]).spawn();
+            std::thread::sleep(Duration::from_micros(random.below(40_000)));
+            fetch.kill().unwrap();
+            fetch.wait().unwrap();
+            assert!(scene.fetched().is_none_or(|content| content == segment.bytes()));
+            scene.fetch(&name).code(0);
+            assert!(scene.fetched().unwrap() == segment.bytes());
+        }
+        let wal = scene.place.keys().into_iter().filter(|key| key.contains("/wal/") && !key.contains('~'));
+        assert!(wal.count() >= 25);
+    }
+}
+
+#[test]
+fn a_push_is_one_plain_put_and_a_fetch_one_get() {
+    let scene = Scene::on_s3();
+    let name = scene.write(&small(1));
+    scene.push(&name).code(0);
+    scene.s3().forget_requests();
+    let name = scene.write(&small(2));
+    scene.push(&name).code(0);
+    let requests = scene.s3().requests();
+    let puts: Vec<_> = requests.iter().filter(|request| request.op == Op::Put).collect();
+    assert_eq!(puts.len(), 1, "{requests:#?}");
+    let put = puts[0];
+    assert!(put.key.ends_with(&scene.key(&name)), "{}", put.key);
+    assert_eq!(put.header("if-none-match"), "*");
+    let size = scene.place.get(&scene.key(&name)).unwrap().len();
+    assert_eq!(put.header("content-length"), size.to_string());
+    assert_eq!(put.header("x-amz-checksum-crc32c").len(), 8);
+    // Signed, as always over http.
+    assert_eq!(put.header("x-amz-content-sha256").len(), 64);
+
+    scene.s3().forget_requests();
+    scene.fetch(&name).code(0);
+    scene.fetch(&small(3).name()).code(1);
+    assert_eq!((scene.s3().count(Op::Get), scene.s3().requests().len()), (2, 2), "{:#?}", scene.s3().requests());
+}
+
+#[test]
+fn an_archived_segment_opens_with_the_zstd_program() {
+    for scene in Scene::each() {
+        let segment = Segment::default();
+        let name = scene.write(&segment);
+        scene.push(&name).code(0);
+        assert!(unzstd(&scene.place.get(&scene.key(&name)).unwrap()) == segment.bytes());
+    }
+}
+
+fn unzstd(object: &[u8]) -> Vec<u8> {
+    let mut zstd = Command::new("zstd").arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdin = zstd.stdin.take().unwrap();
+    let object = object.to_vec();
+    let feeder = std::thread::spawn(move || stdin.write_all(&object).unwrap());
+    let output = zstd.wait_with_output().unwrap();
+    feeder.join().unwrap();
+    assert!(output.status.success());
+    output.stdout
+}
+
+#[test]
+fn archive_status_and_the_source_are_left_as_they_are() {
+    for scene in Scene::each() {
+        let name = scene.write(&small(1));
+        fs::write(scene.wal(&format!("archive_status/{name}.ready")), "").unwrap();
+        let before = files_below(&scene.data.path().join("pg_wal"));
+        scene.push(&name).code(0);
+        assert_eq!(files_below(&scene.data.path().join("pg_wal")), before);
+    }
+}
+
+#[test]
+fn two_clusters_on_one_prefix_lie_apart() {
+    for scene in Scene::each() {
+        let other = Scene::new(Place::directory());
+        forge::data_directory(other.data.path(), 17, 42);
+        let (one, two) = (small(1), Segment { system_id: 42, version: 17, seed: 5, ..small(1) });
+        let name = scene.write(&one);
+        scene.push(&name).code(0);
+        two.write(other.data.path());
+        scene.place.walden(other.data.path()).args(["wal-push", &format!("pg_wal/{name}")]).run().code(0);
+        scene.fetch(&name).code(0);
+        assert!(scene.fetched().unwrap() == one.bytes());
+    }
+}
+
+/// Neither a place nor a data directory.
+fn bare(args: &[&str]) -> Ran {
+    let directory = tempfile::tempdir().unwrap();
+    Walden::new(directory.path()).args(args).run()
+}
+
+#[test]
+fn words_that_cannot_be_understood_are_exit_code_2_and_settings_3() {
+    bare(&[]).code(2);
+    bare(&["wal-pull"]).code(2).stderr_has("wal-push");
+    bare(&["wal-push"]).code(2);
+    bare(&["wal-push", "--no-such-flag", "x"]).code(2);
+    bare(&["backup-list"]).code(3).stderr_has("--prefix").stderr_has("WALDEN_PREFIX");
+    bare(&["--prefix", "ftp://x", "backup-list"]).stderr_has("ftp://x");
+    let directory = tempfile::tempdir().unwrap();
+    let misspelt = Walden::new(directory.path()).env("WALDEN_PREFX", "s3://x").args(["backup-list"]).run();
+    misspelt.code(3).stderr_has("WALDEN_PREFX").stderr_has("WALDEN_PREFIX");
+    let contrary = Walden::new(directory.path()).env("WALG_S3_PREFIX", "s3://x").env("WALE_S3_PREFIX", "s3://y");
+    contrary.args(["backup-list"]).run().code(3).stderr_has("WALG_S3_PREFIX").stderr_has("WALE_S3_PREFIX");
+}
+
+#[test]
+fn help_has_an_example_for_each_caller() {
+    bare(&["--help"]).code(0).stderr_is("").stdout_has("archive_command").stdout_has("restore_command");
+    for verb in ["wal-push", "wal-fetch", "backup-push", "backup-fetch", "backup-list", "backup-show", "config"] {
+        bare(&[verb, "--help"]).code(0).stdout_has(&format!("walden {verb}"));
+    }
+    bare(&["--version"]).code(0).stdout_has(env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn settings_come_from_flag_variable_envdir_and_file_in_this_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::write(at("walden.toml"), "prefix = \"file:///from/file\"\nretry-timeout = \"11s\"\n").unwrap();
+    fs::create_dir(at("env")).unwrap();
+    fs::write(at("env/WALDEN_RETRY_TIMEOUT"), "22s\n").unwrap();
+    let config = |args: &[&str], variable: Option<&str>| {
+        let mut walden = Walden::new(directory.path()).args(["--config", "walden.toml"]).args(args).args(["config"]);
+        if let Some(value) = variable {
+            walden = walden.env("WALDEN_RETRY_TIMEOUT", value);
+        }
+        walden.run().code(0)
+    };
+    config(&[], None).stdout_has("file:///from/file").stdout_has("11s");
+    config(&["--envdir", "env"], None).stdout_has("22s");
+    config(&[], Some("33s")).stdout_has("33s").stdout_has("WALDEN_RETRY_TIMEOUT");
+    config(&["--retry-timeout", "44s"], Some("33s")).stdout_has("44s");
+    assert!(Walden::new(directory.path()).args(["config", "--json"]).run().code(0).json().is_object());
+}
+
+#[test]
+fn secrets_are_never_printed() {
+    let scene = Scene::on_s3();
+    for args in [&["config"][..], &["config", "--json"], &["backup-list"], &["--log-level", "debug", "backup-list"]] {
+        let ran = scene.walden(args).run();
+        assert!(!format!("{ran}").replace(&ran.command, "").contains(support::s3::SECRET_KEY), "{args:?}");
+    }
+}
+
+#[test]
+fn an_archive_without_backups_lists_none_and_has_none_to_fetch() {
+    for scene in Scene::each() {
+        scene.push(&scene.write(&small(1))).code(0);
+        scene.walden(&["backup-list"]).run().code(0);
+        let list = scene.walden(&["backup-list", "--json"]).run().code(0);
+        assert_eq!(list.json(), serde_json::json!([]));
+        let target = scene.data.path().join("restored");
+        scene.walden(&["backup-fetch", target.to_str().unwrap()]).run().code(1);
+        assert!(is_empty(&target));
+        scene.walden(&["backup-show", "LATEST"]).run().code(1);
+    }
+}
+
+fn is_empty(directory: &Path) -> bool {
+    fs::read_dir(directory).map_or(true, |mut entries| entries.next().is_none())
+}

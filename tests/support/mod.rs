@@ -1,0 +1,12 @@
+//! What the tests stand on: the walden program, an S3 that fails on command, forged files, real servers.
+
+#![allow(dead_code, reason = "every test binary includes all of this and uses its own part")]
+
+pub mod cluster;
+pub mod forge;
+pub mod load;
+pub mod place;
+pub mod random;
+pub mod s3;
+pub mod user;
+pub mod walden;

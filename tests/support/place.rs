@@ -1,0 +1,114 @@
+//! Where a test's archive lies. The same test, with the same words, runs on every kind of place.
+
+use std::path::{Path, PathBuf};
+
+use super::s3::{BUCKET, S3};
+use super::user::scratch_directory;
+use super::walden::Walden;
+
+/// An empty archive, gone when this is dropped.
+pub enum Place {
+    Directory(tempfile::TempDir),
+    S3(S3),
+}
+
+const S3_FOLDER: &str = "some/where";
+
+impl Place {
+    pub fn directory() -> Place {
+        Place::Directory(scratch_directory())
+    }
+
+    pub fn s3() -> Place {
+        Place::S3(S3::start())
+    }
+
+    /// One of each kind.
+    pub fn each() -> [Place; 2] {
+        [Place::directory(), Place::s3()]
+    }
+
+    /// The setting `prefix`.
+    pub fn prefix(&self) -> String {
+        match self {
+            Place::Directory(directory) => format!("file://{}", directory.path().display()),
+            Place::S3(_) => format!("s3://{BUCKET}/{S3_FOLDER}"),
+        }
+    }
+
+    /// All settings that walden needs to find the place.
+    pub fn env(&self) -> Vec<(&'static str, String)> {
+        let mut env = vec![("WALDEN_PREFIX", self.prefix())];
+        if let Place::S3(s3) = self {
+            env.extend(s3.env());
+        }
+        env
+    }
+
+    /// A walden that works on this place.
+    pub fn walden(&self, directory: &Path) -> Walden {
+        Walden::new(directory).envs(self.env())
+    }
+
+    /// The keys of all objects, in order, without the prefix.
+    pub fn keys(&self) -> Vec<String> {
+        match self {
+            Place::Directory(directory) => files_below(directory.path()),
+            Place::S3(s3) => {
+                let keys = s3.keys(S3_FOLDER);
+                keys.iter().map(|key| key[S3_FOLDER.len() + 1..].to_owned()).collect()
+            }
+        }
+    }
+
+    pub fn get(&self, key: &str) -> Option<Vec<u8>> {
+        match self {
+            Place::Directory(directory) => std::fs::read(directory.path().join(key)).ok(),
+            Place::S3(s3) => s3.get(&format!("{S3_FOLDER}/{key}")),
+        }
+    }
+
+    pub fn put(&self, key: &str, bytes: &[u8]) {
+        match self {
+            Place::Directory(directory) => std::fs::write(directory.path().join(key), bytes).unwrap(),
+            Place::S3(s3) => s3.put(&format!("{S3_FOLDER}/{key}"), bytes.to_vec()),
+        }
+    }
+
+    /// Flips one bit of the byte at `at`.
+    pub fn corrupt(&self, key: &str, at: usize) {
+        let mut bytes = self.get(key).unwrap();
+        bytes[at] ^= 0x10;
+        self.put(key, &bytes);
+    }
+
+    pub fn remove(&self, key: &str) {
+        match self {
+            Place::Directory(directory) => std::fs::remove_file(directory.path().join(key)).unwrap(),
+            Place::S3(s3) => s3.remove(&format!("{S3_FOLDER}/{key}")),
+        }
+    }
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.prefix())
+    }
+}
+
+/// The files of a directory tree, as paths relative to it, in order.
+pub fn files_below(directory: &Path) -> Vec<String> {
+    let mut files = Vec::new();
+    let mut open = vec![PathBuf::from(directory)];
+    while let Some(next) = open.pop() {
+        for entry in std::fs::read_dir(&next).unwrap().map(Result::unwrap) {
+            if entry.file_type().unwrap().is_dir() {
+                open.push(entry.path());
+            } else {
+                files.push(entry.path().strip_prefix(directory).unwrap().to_str().unwrap().to_owned());
+            }
+        }
+    }
+    files.sort();
+    files
+}

@@ -1,0 +1,274 @@
+//! An S3 service inside the test process: real SigV4, real rules, objects in memory, and faults on command.
+//!
+//! A test sees every request ([`S3::requests`]), reaches the objects behind the service's back ([`S3::corrupt`] and
+//! others) and queues faults ([`S3::fail_next`]). An empty queue means an honest service.
+
+mod bucket;
+mod fault;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_ENCODING, HeaderMap};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use s3s::auth::SimpleAuth;
+use s3s::service::{S3Service, S3ServiceBuilder};
+use tokio::net::{TcpListener, TcpStream};
+
+use bucket::Objects;
+pub use fault::{Fault, On};
+use fault::{Faults, Hangup};
+
+/// The one bucket that exists.
+pub const BUCKET: &str = "walden-test";
+pub const ACCESS_KEY: &str = "AKIAWALDENTEST000000";
+pub const SECRET_KEY: &str = "test/secret/test/secret/test/secret/test";
+pub const REGION: &str = "eu-central-1";
+
+/// A running service; it ends when this is dropped.
+pub struct S3 {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+struct Shared {
+    objects: Arc<Mutex<Objects>>,
+    faults: Mutex<Faults>,
+    requests: Mutex<Vec<Logged>>,
+    service: S3Service,
+}
+
+/// What a request asks for, as far as the tests tell requests apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Op {
+    Put,
+    Get,
+    Head,
+    List,
+    Delete,
+    Other,
+}
+
+/// One request as it came in.
+#[derive(Clone, Debug)]
+pub struct Logged {
+    pub op: Op,
+    /// The key as it stands in the URL (escaped), without the bucket; empty for requests to the bucket itself.
+    pub key: String,
+    pub query: String,
+    pub headers: HeaderMap,
+    /// `None` while it is being answered, and for ever if the connection was cut instead.
+    pub status: Option<StatusCode>,
+}
+
+impl Logged {
+    /// A header's value; empty if the header is absent.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+impl S3 {
+    pub fn start() -> S3 {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let objects = Arc::new(Mutex::new(Objects::default()));
+        let mut service = S3ServiceBuilder::new(bucket::Bucket(objects.clone()));
+        service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        let service = service.build();
+        let shared = Arc::new(Shared { objects, faults: Mutex::default(), requests: Mutex::default(), service });
+        // Bound by std: start may be called from within a test's own runtime, where block_on is not allowed.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        runtime.spawn(accept(listener, shared.clone()));
+        S3 { address, shared, runtime: Some(runtime) }
+    }
+
+    /// Where it listens, as a URL.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// What a client needs in its environment.
+    pub fn env(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("AWS_ENDPOINT_URL", self.endpoint()),
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY.into()),
+            ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.into()),
+            ("AWS_REGION", REGION.into()),
+        ]
+    }
+
+    /// The next request that fits gets this fault instead of an honest answer. Faults queue up: each is used once, the
+    /// oldest that fits first.
+    pub fn fail_next(&self, on: On, fault: Fault) {
+        self.shared.faults.lock().unwrap().queue.push_back((on, fault));
+    }
+
+    /// From now on the first request for each operation on each key gets this fault; its repetition does not.
+    pub fn fail_first_tries(&self, fault: Fault) {
+        self.shared.faults.lock().unwrap().first_tries = Some((fault, HashMap::new()));
+    }
+
+    /// Every request that fits gets this fault until [`S3::heal`].
+    pub fn fail_always(&self, on: On, fault: Fault) {
+        self.shared.faults.lock().unwrap().lasting.push((on, fault));
+    }
+
+    /// Takes back all faults.
+    pub fn heal(&self) {
+        *self.shared.faults.lock().unwrap() = Faults::default();
+    }
+
+    /// Faults that no request has met yet. A test that expects its faults to bite asserts 0.
+    pub fn faults_left(&self) -> usize {
+        self.shared.faults.lock().unwrap().queue.len()
+    }
+
+    /// All requests so far.
+    pub fn requests(&self) -> Vec<Logged> {
+        self.shared.requests.lock().unwrap().clone()
+    }
+
+    /// How many requests of this kind have come in.
+    pub fn count(&self, op: Op) -> usize {
+        self.shared.requests.lock().unwrap().iter().filter(|request| request.op == op).count()
+    }
+
+    pub fn forget_requests(&self) {
+        self.shared.requests.lock().unwrap().clear();
+    }
+
+    fn objects(&self) -> MutexGuard<'_, Objects> {
+        self.shared.objects.lock().unwrap()
+    }
+
+    /// The keys that begin with `prefix`, in order.
+    pub fn keys(&self, prefix: &str) -> Vec<String> {
+        self.objects().keys(prefix)
+    }
+
+    pub fn get(&self, key: &str) -> Option<Vec<u8>> {
+        self.objects().get(key).map(|bytes| bytes.to_vec())
+    }
+
+    pub fn put(&self, key: &str, bytes: impl Into<Bytes>) {
+        self.objects().put(key, bytes.into());
+    }
+
+    pub fn remove(&self, key: &str) {
+        assert!(self.objects().remove(key), "{key} is not there");
+    }
+
+    /// Flips one bit of the byte at `at`.
+    pub fn corrupt(&self, key: &str, at: usize) {
+        let mut bytes = self.get(key).unwrap();
+        bytes[at] ^= 0x10;
+        self.put(key, bytes);
+    }
+
+    /// Keeps only the first `size` bytes.
+    pub fn truncate(&self, key: &str, size: usize) {
+        let mut bytes = self.get(key).unwrap();
+        assert!(size < bytes.len());
+        bytes.truncate(size);
+        self.put(key, bytes);
+    }
+
+    /// Deletes of this key are refused from now on, as object lock does it.
+    pub fn lock(&self, key: &str) {
+        self.objects().locked.insert(key.into());
+    }
+}
+
+impl Drop for S3 {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+async fn accept(listener: std::net::TcpListener, shared: Arc<Shared>) {
+    let listener = TcpListener::from_std(listener).unwrap();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        tokio::spawn(serve(stream, shared.clone()));
+    }
+}
+
+async fn serve(stream: TcpStream, shared: Arc<Shared>) {
+    let answer = service_fn(move |request| {
+        let shared = shared.clone();
+        Box::pin(async move { shared.answer(request).await })
+    });
+    let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
+    let ended = std::future::poll_fn(|context| connection.poll_without_shutdown(context)).await;
+    if ended.is_err_and(|error| Hangup::Reset.caused(&error)) {
+        connection.into_parts().io.into_inner().set_zero_linger().unwrap();
+    }
+}
+
+impl Shared {
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response<s3s::Body>, Hangup> {
+        let logged = Logged::of(&request);
+        let fault = self.faults.lock().unwrap().take(&logged);
+        let index = {
+            let mut requests = self.requests.lock().unwrap();
+            requests.push(logged);
+            requests.len() - 1
+        };
+        let response = match fault {
+            None => self.honest(request).await,
+            Some(fault) => fault.play(self.honest(request)).await?,
+        };
+        if let Some(logged) = self.requests.lock().unwrap().get_mut(index) {
+            logged.status = Some(response.status());
+        }
+        Ok(response)
+    }
+
+    async fn honest(&self, request: Request<Incoming>) -> Response<s3s::Body> {
+        if let Some(refusal) = refuse_streaming(request.headers()) {
+            return refusal;
+        }
+        self.service.call(request.map(s3s::Body::from)).await.unwrap()
+    }
+}
+
+impl Logged {
+    fn of(request: &Request<Incoming>) -> Logged {
+        let path = request.uri().path().trim_start_matches('/');
+        let key = path.split_once('/').map_or("", |(_bucket, key)| key);
+        let query = request.uri().query().unwrap_or_default();
+        let op = match *request.method() {
+            Method::PUT => Op::Put,
+            Method::HEAD => Op::Head,
+            Method::GET if query.contains("list-type=2") => Op::List,
+            Method::GET => Op::Get,
+            Method::DELETE => Op::Delete,
+            Method::POST if query.starts_with("delete") => Op::Delete,
+            _ => Op::Other,
+        };
+        Logged { op, key: key.into(), query: query.into(), headers: request.headers().clone(), status: None }
+    }
+}
+
+/// Many stores refuse what the SDKs send by default since 2025: a body in aws-chunked form with its checksum in a
+/// trailer. Walden promises plain bodies.
+fn refuse_streaming(headers: &HeaderMap) -> Option<Response<s3s::Body>> {
+    let has = |name: &str, text: &str| {
+        headers.get(name).and_then(|value| value.to_str().ok()).is_some_and(|value| value.contains(text))
+    };
+    let streaming = has(CONTENT_ENCODING.as_str(), "aws-chunked")
+        || has("x-amz-content-sha256", "STREAMING-")
+        || has("transfer-encoding", "chunked");
+    streaming.then(|| fault::error_response(StatusCode::NOT_IMPLEMENTED, "NotImplemented"))
+}

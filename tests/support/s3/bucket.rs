@@ -1,0 +1,296 @@
+//! One bucket in memory, by the rules of Amazon S3 as far as Walden leans on them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use hyper::HeaderMap;
+use hyper::body::Bytes;
+use s3s::checksum::ChecksumHasher;
+use s3s::dto::*;
+use s3s::{S3, S3Error, S3Request, S3Response, S3Result, s3_error};
+
+use super::BUCKET;
+
+/// S3's own limit on the entries of a listing and on the keys of one DeleteObjects.
+const PAGE: usize = 1000;
+
+#[derive(Default)]
+pub(super) struct Objects {
+    objects: BTreeMap<String, Object>,
+    /// Keys that may not be deleted.
+    pub locked: BTreeSet<String>,
+}
+
+#[derive(Clone)]
+struct Object {
+    bytes: Bytes,
+    etag: String,
+    modified: SystemTime,
+}
+
+impl Objects {
+    pub fn keys(&self, prefix: &str) -> Vec<String> {
+        self.objects.keys().filter(|key| key.starts_with(prefix)).cloned().collect()
+    }
+
+    pub fn get(&self, key: &str) -> Option<Bytes> {
+        self.objects.get(key).map(|object| object.bytes.clone())
+    }
+
+    /// Stores the object and returns its ETag: S3 promises only that other bytes have another one.
+    pub fn put(&mut self, key: &str, bytes: Bytes) -> String {
+        let etag = blake3::hash(&bytes).to_hex()[..32].to_owned();
+        self.objects.insert(key.into(), Object { bytes, etag: etag.clone(), modified: SystemTime::now() });
+        etag
+    }
+
+    pub fn remove(&mut self, key: &str) -> bool {
+        self.objects.remove(key).is_some()
+    }
+
+    fn find(&self, key: &str) -> S3Result<Object> {
+        self.objects.get(key).cloned().ok_or_else(|| s3_error!(NoSuchKey))
+    }
+
+    fn delete(&mut self, key: &str) -> S3Result<()> {
+        if self.locked.contains(key) {
+            return Err(s3_error!(AccessDenied, "the test has locked it"));
+        }
+        self.objects.remove(key);
+        Ok(())
+    }
+}
+
+pub(super) struct Bucket(pub Arc<Mutex<Objects>>);
+
+impl Bucket {
+    fn objects(&self, bucket: &str) -> S3Result<std::sync::MutexGuard<'_, Objects>> {
+        if bucket != BUCKET {
+            return Err(s3_error!(NoSuchBucket));
+        }
+        Ok(self.0.lock().unwrap())
+    }
+}
+
+#[async_trait::async_trait]
+impl S3 for Bucket {
+    async fn put_object(&self, request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
+        let mut input = request.input;
+        drop(self.objects(&input.bucket)?);
+        let body = input.body.take().map(s3s::Body::from).unwrap_or_default();
+        let bytes = collect(body, input.content_length).await?;
+        check_sums(&input, &bytes)?;
+        // One lock over the question and the answer: of racing creators one wins.
+        let mut objects = self.objects(&input.bucket)?;
+        let there = objects.objects.get(&input.key).map(|object| object.etag.clone());
+        check_preconditions(there.as_deref(), input.if_match.as_ref(), input.if_none_match.as_ref())?;
+        let etag = objects.put(&input.key, bytes);
+        Ok(S3Response::new(PutObjectOutput { e_tag: Some(ETag::Strong(etag)), ..Default::default() }))
+    }
+
+    async fn get_object(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
+        let input = request.input;
+        let object = self.objects(&input.bucket)?.find(&input.key)?;
+        check_preconditions(Some(&object.etag), input.if_match.as_ref(), input.if_none_match.as_ref())?;
+        let size = object.bytes.len();
+        let (bytes, content_range) = match input.range {
+            None => (object.bytes, None),
+            Some(range) => {
+                let range = range.check(size as u64).map_err(|_| s3_error!(InvalidRange))?;
+                let content_range = format!("bytes {}-{}/{size}", range.start, range.end - 1);
+                (object.bytes.slice(range.start as usize..range.end as usize), Some(content_range))
+            }
+        };
+        Ok(S3Response::new(GetObjectOutput {
+            accept_ranges: Some("bytes".into()),
+            content_length: Some(bytes.len() as i64),
+            content_range,
+            e_tag: Some(ETag::Strong(object.etag)),
+            last_modified: Some(object.modified.into()),
+            body: Some(StreamingBlob::from(s3s::Body::from(bytes))),
+            ..Default::default()
+        }))
+    }
+
+    async fn head_object(&self, request: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
+        let object = self.objects(&request.input.bucket)?.find(&request.input.key)?;
+        Ok(S3Response::new(HeadObjectOutput {
+            accept_ranges: Some("bytes".into()),
+            content_length: Some(object.bytes.len() as i64),
+            e_tag: Some(ETag::Strong(object.etag)),
+            last_modified: Some(object.modified.into()),
+            ..Default::default()
+        }))
+    }
+
+    async fn head_bucket(&self, request: S3Request<HeadBucketInput>) -> S3Result<S3Response<HeadBucketOutput>> {
+        drop(self.objects(&request.input.bucket)?);
+        Ok(S3Response::new(HeadBucketOutput::default()))
+    }
+
+    async fn list_objects_v2(
+        &self,
+        request: S3Request<ListObjectsV2Input>,
+    ) -> S3Result<S3Response<ListObjectsV2Output>> {
+        let input = request.input;
+        if input.encoding_type.is_some() {
+            return Err(s3_error!(NotImplemented, "encoding-type"));
+        }
+        list(&self.objects(&input.bucket)?.objects, input).map(S3Response::new)
+    }
+
+    async fn delete_object(&self, request: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
+        self.objects(&request.input.bucket)?.delete(&request.input.key)?;
+        Ok(S3Response::new(DeleteObjectOutput::default()))
+    }
+
+    async fn delete_objects(
+        &self,
+        request: S3Request<DeleteObjectsInput>,
+    ) -> S3Result<S3Response<DeleteObjectsOutput>> {
+        require_checksum(&request.headers)?;
+        let DeleteObjectsInput { bucket, delete, .. } = request.input;
+        if delete.objects.len() > PAGE {
+            return Err(s3_error!(MalformedXML));
+        }
+        let mut objects = self.objects(&bucket)?;
+        let (mut deleted, mut errors) = (Vec::new(), Vec::new());
+        for ObjectIdentifier { key, .. } in delete.objects {
+            match objects.delete(&key) {
+                Ok(()) if delete.quiet == Some(true) => {}
+                Ok(()) => deleted.push(DeletedObject { key: Some(key), ..Default::default() }),
+                Err(error) => errors.push(refusal(key, &error)),
+            }
+        }
+        Ok(S3Response::new(DeleteObjectsOutput { deleted: Some(deleted), errors: Some(errors), ..Default::default() }))
+    }
+}
+
+async fn collect(mut body: s3s::Body, promised: Option<i64>) -> S3Result<Bytes> {
+    let bytes = body.store_all_limited(usize::MAX).await.map_err(|_| s3_error!(RequestTimeout))?;
+    match promised {
+        None => Err(s3_error!(MissingContentLength)),
+        Some(size) if size != bytes.len() as i64 => Err(s3_error!(IncompleteBody)),
+        Some(_) => Ok(bytes),
+    }
+}
+
+/// s3s hands these headers through unread.
+fn check_sums(input: &PutObjectInput, bytes: &[u8]) -> S3Result<()> {
+    let promised = [&input.checksum_crc32, &input.checksum_crc32c, &input.checksum_crc64nvme, &input.checksum_sha256];
+    let mut hasher = ChecksumHasher {
+        crc32: promised[0].as_ref().map(|_| Default::default()),
+        crc32c: promised[1].as_ref().map(|_| Default::default()),
+        crc64nvme: promised[2].as_ref().map(|_| Default::default()),
+        sha256: promised[3].as_ref().map(|_| Default::default()),
+        ..Default::default()
+    };
+    hasher.update(bytes);
+    let found = hasher.finalize();
+    let found = [&found.checksum_crc32, &found.checksum_crc32c, &found.checksum_crc64nvme, &found.checksum_sha256];
+    if promised == found { Ok(()) } else { Err(s3_error!(BadDigest)) }
+}
+
+fn check_preconditions(
+    there: Option<&str>,
+    if_match: Option<&ETagCondition>,
+    if_none_match: Option<&ETagCondition>,
+) -> S3Result<()> {
+    let is = |condition: &ETagCondition| match condition {
+        ETagCondition::Any => there.is_some(),
+        ETagCondition::ETag(etag) => there == Some(etag.value()),
+    };
+    if if_match.is_some_and(|condition| !is(condition)) || if_none_match.is_some_and(is) {
+        return Err(s3_error!(PreconditionFailed));
+    }
+    Ok(())
+}
+
+/// S3 refuses a DeleteObjects whose body is not covered by a checksum.
+fn require_checksum(headers: &HeaderMap) -> S3Result<()> {
+    let covered = headers.keys().any(|name| name == "content-md5" || name.as_str().starts_with("x-amz-checksum-"));
+    if covered { Ok(()) } else { Err(s3_error!(InvalidRequest, "Missing required header: Content-MD5")) }
+}
+
+fn refusal(key: String, error: &S3Error) -> Error {
+    Error {
+        key: Some(key),
+        code: Some(error.code().as_str().into()),
+        message: error.message().map(str::to_owned),
+        ..Default::default()
+    }
+}
+
+/// ListObjectsV2. A continuation token is the last entry of the page before, which skips everything below it if it is
+/// a common prefix; start-after is compared with keys alone, so that keys after it are folded even if their common
+/// prefix lies before it.
+fn list(objects: &BTreeMap<String, Object>, input: ListObjectsV2Input) -> S3Result<ListObjectsV2Output> {
+    let prefix = input.prefix.clone().unwrap_or_default();
+    let delimiter = input.delimiter.as_deref().filter(|delimiter| !delimiter.is_empty());
+    let limit = usize::try_from(input.max_keys.unwrap_or(PAGE as i32)).map_err(|_| s3_error!(InvalidArgument))?;
+    let limit = limit.min(PAGE);
+    let token = input.continuation_token.as_deref().map(read_token).transpose()?;
+    let after = token.clone().or_else(|| input.start_after.clone()).unwrap_or_default();
+    let skipped = token.filter(|token| delimiter.is_some_and(|delimiter| token.ends_with(delimiter)));
+
+    let (mut contents, mut folded): (Vec<s3s::dto::Object>, Vec<String>) = (Vec::new(), Vec::new());
+    let mut last = None;
+    let mut truncated = false;
+    let keys = objects.range::<str, _>((Bound::Excluded(after.as_str()), Bound::Unbounded));
+    for (key, object) in keys.filter(|(key, _)| key.starts_with(&prefix)) {
+        let fold = delimiter.and_then(|delimiter| {
+            let end = key[prefix.len()..].find(delimiter)? + prefix.len() + delimiter.len();
+            Some(&key[..end])
+        });
+        let seen = fold.is_some_and(|fold| folded.last().is_some_and(|last| last == fold));
+        if seen || skipped.as_deref().is_some_and(|skipped| key.starts_with(skipped)) {
+            continue;
+        }
+        if contents.len() + folded.len() == limit {
+            truncated = limit > 0;
+            break;
+        }
+        last = Some(fold.unwrap_or(key).to_owned());
+        match fold {
+            Some(fold) => folded.push(fold.to_owned()),
+            None => contents.push(entry(key, object)),
+        }
+    }
+    let common_prefixes: Vec<_> = folded.into_iter().map(|prefix| CommonPrefix { prefix: Some(prefix) }).collect();
+    Ok(ListObjectsV2Output {
+        name: Some(input.bucket),
+        prefix: Some(prefix),
+        delimiter: input.delimiter,
+        start_after: input.start_after,
+        max_keys: Some(limit as i32),
+        key_count: Some((contents.len() + common_prefixes.len()) as i32),
+        is_truncated: Some(truncated),
+        next_continuation_token: last.filter(|_| truncated).map(|last| write_token(&last)),
+        continuation_token: input.continuation_token,
+        contents: Some(contents),
+        common_prefixes: Some(common_prefixes),
+        ..Default::default()
+    })
+}
+
+fn entry(key: &str, object: &Object) -> s3s::dto::Object {
+    s3s::dto::Object {
+        key: Some(key.into()),
+        size: Some(object.bytes.len() as i64),
+        e_tag: Some(ETag::Strong(object.etag.clone())),
+        last_modified: Some(object.modified.into()),
+        ..Default::default()
+    }
+}
+
+/// Reversed, so that nobody takes a token for a key.
+fn write_token(last: &str) -> String {
+    format!("t:{}", last.chars().rev().collect::<String>())
+}
+
+fn read_token(token: &str) -> S3Result<String> {
+    let reversed = token.strip_prefix("t:").ok_or_else(|| s3_error!(InvalidArgument, "bad continuation token"))?;
+    Ok(reversed.chars().rev().collect())
+}

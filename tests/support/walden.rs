@@ -1,0 +1,141 @@
+//! The command line is the test's hand: one walden process, in a clean environment, with its end asserted.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use super::user::User;
+
+/// No test's walden runs longer; one that does hangs, and fails its test.
+const DEADLINE: Duration = Duration::from_secs(300);
+
+/// The program under test.
+pub fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_walden"))
+}
+
+/// A walden that has not been started yet.
+#[derive(Debug)]
+pub struct Walden {
+    command: Command,
+}
+
+impl Walden {
+    /// Nothing is inherited from the environment of the tests.
+    pub fn new(directory: &Path) -> Walden {
+        Walden::at(program(), directory)
+    }
+
+    /// A copy of the program at another place.
+    pub fn at(program: &Path, directory: &Path) -> Walden {
+        let mut command = Command::new(program);
+        command.current_dir(directory).stdin(Stdio::null()).env_clear();
+        // Without the second line the AWS SDK looks for a metadata service wherever no identity is given.
+        command.env("HOME", directory).env("PATH", "/usr/bin:/bin").env("AWS_EC2_METADATA_DISABLED", "true");
+        Walden { command }
+    }
+
+    pub fn user(mut self, user: Option<User>) -> Walden {
+        if let Some(user) = user {
+            user.runs(&mut self.command);
+        }
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Walden {
+        self.command.env(name, value);
+        self
+    }
+
+    pub fn envs(mut self, variables: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>) -> Walden {
+        self.command.envs(variables);
+        self
+    }
+
+    pub fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Walden {
+        self.command.args(args);
+        self
+    }
+
+    /// Runs it to its end.
+    pub fn run(self) -> Ran {
+        let command = format!("{:?}", self.command);
+        let output = assert_cmd::Command::from_std(self.command).timeout(DEADLINE).output().unwrap();
+        Ran {
+            command,
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// Starts it and lets it run, mute; for tests that end it themselves.
+    pub fn spawn(mut self) -> Child {
+        self.command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+}
+
+/// A walden that has come to its end. Every failed assertion prints all of it.
+#[derive(Clone, Debug)]
+pub struct Ran {
+    pub command: String,
+    /// `None` if a signal ended it, as [`DEADLINE`] does.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ran {
+    #[track_caller]
+    pub fn code(self, expected: i32) -> Ran {
+        assert_eq!(self.code, Some(expected), "exit code\n{self}");
+        self
+    }
+
+    #[track_caller]
+    pub fn stdout_is(self, expected: &str) -> Ran {
+        assert_eq!(self.stdout, expected, "standard output\n{self}");
+        self
+    }
+
+    #[track_caller]
+    pub fn stdout_has(self, part: &str) -> Ran {
+        assert!(self.stdout.contains(part), "{part:?} is not in the standard output\n{self}");
+        self
+    }
+
+    #[track_caller]
+    pub fn stderr_is(self, expected: &str) -> Ran {
+        assert_eq!(self.stderr, expected, "standard error\n{self}");
+        self
+    }
+
+    #[track_caller]
+    pub fn stderr_has(self, part: &str) -> Ran {
+        assert!(self.stderr.contains(part), "{part:?} is not in the standard error\n{self}");
+        self
+    }
+
+    #[track_caller]
+    pub fn stderr_lacks(self, part: &str) -> Ran {
+        assert!(!self.stderr.contains(part), "{part:?} is in the standard error\n{self}");
+        self
+    }
+
+    /// The standard output as one JSON document.
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}\n{self}"))
+    }
+}
+
+impl std::fmt::Display for Ran {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Ran { command, code, stdout, stderr } = self;
+        writeln!(
+            f,
+            "--- {command}\n--- exit code {code:?}\n--- standard output\n{stdout}\n--- standard error\n{stderr}"
+        )
+    }
+}
