@@ -141,6 +141,13 @@ pub fn create_directories(directory: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Gives a file that is already on disk another name in the same file system, replacing what bears it; durable when this
+/// returns.
+pub fn rename(from: &Path, to: &Path) -> Result<()> {
+    std::fs::rename(from, to).during(|| format!("could not rename \"{}\" to \"{}\"", from.display(), to.display()))?;
+    sync_parent(to)
+}
+
 /// Writes a whole file in place of whatever bears the name; durable when this returns.
 pub fn write(path: &Path, content: &[u8]) -> Result<()> {
     let what = || format!("could not write \"{}\"", path.display());

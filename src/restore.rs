@@ -114,8 +114,6 @@ fn finish(
     for directory in destination.directories() {
         durable::sync_filesystem(directory)?;
     }
-    let control = destination.root().join(CONTROL_FILE);
-    std::fs::rename(destination.resolve(CONTROL_FILE), &control).during(|| format!("could not name {CONTROL_FILE}"))?;
-    durable::sync_parent(&control)?;
+    durable::rename(&destination.resolve(CONTROL_FILE), &destination.root().join(CONTROL_FILE))?;
     prepared.forget()
 }
