@@ -65,6 +65,7 @@ const PARTS: &[(&str, &str)] = &[("backup::pack", "backup::push"), ("backup::vol
 /// The arrows that do not point down, each with its reason. Vocabulary may use vocabulary.
 const SIDEWAYS: &[(&str, &str, &str)] = &[
     ("backup::push", "wal::verify", "a backup is complete when its WAL is in the archive"),
+    ("restore", "wal::verify", "nothing is touched before the needed WAL is known to be there"),
     ("wal::fetch", "wal::prefetch", "what was fetched ahead is taken first"),
     ("wal::push", "wal::spool", "what was pushed ahead is noted there"),
     ("wal::prefetch", "wal::spool", "what was fetched ahead lies there"),

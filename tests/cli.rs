@@ -6,7 +6,7 @@ mod support;
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ struct Scene {
 impl Scene {
     fn new(place: Place) -> Scene {
         let data = tempfile::tempdir().unwrap();
-        forge::data_directory(data.path(), 15, SYSTEM_ID);
+        forge::data_directory(data.path(), &small(1));
         Scene { place, data }
     }
 
@@ -87,20 +87,18 @@ fn small(number: u64) -> Segment {
 
 #[test]
 fn segments_of_every_version_and_several_sizes_come_back_byte_for_byte() {
-    for scene in Scene::each() {
-        for (number, version) in (1..).zip(13..=18) {
-            let segment = Segment { version, number, ..Segment::default() };
-            let name = scene.write(&segment);
-            scene.push(&name).code(0).stdout_is("").stderr_is("");
-            let data = tempfile::tempdir().unwrap();
-            forge::data_directory(data.path(), version, SYSTEM_ID);
-            let fetch = scene.place.walden(data.path()).args(["wal-fetch", &name, "pg_wal/RECOVERYXLOG"]);
-            fetch.run().code(0).stdout_is("").stderr_is("");
-            assert!(fs::read(data.path().join("pg_wal/RECOVERYXLOG")).unwrap() == segment.bytes(), "{version}");
-        }
-        for size in [1 << 20, 64 << 20] {
-            let name = scene.write(&Segment { size, number: 9, timeline: (size >> 20) as u32, ..Segment::default() });
-            scene.push(&name).code(0);
+    let versions = (13..=18).map(|version| Segment { version, ..Segment::default() });
+    let sizes = [1 << 20, 2 << 20, 64 << 20].map(|size| Segment { size, ..Segment::default() });
+    for place in Place::each() {
+        for (number, segment) in (1..).zip(versions.clone().chain(sizes.clone())) {
+            let segment = Segment { number, system_id: number, ..segment };
+            let (name, data) = (segment.name(), tempfile::tempdir().unwrap());
+            forge::data_directory(data.path(), &segment);
+            segment.write(data.path());
+            let walden = |args: &[&str]| place.walden(data.path()).args(args).run();
+            walden(&["wal-push", &format!("pg_wal/{name}")]).code(0).stdout_is("").stderr_is("");
+            walden(&["wal-fetch", &name, "pg_wal/RECOVERYXLOG"]).code(0).stdout_is("").stderr_is("");
+            assert!(fs::read(data.path().join("pg_wal/RECOVERYXLOG")).unwrap() == segment.bytes(), "{segment:?}");
         }
     }
 }
@@ -254,7 +252,7 @@ fn an_outage_a_refusal_and_a_missing_bucket_are_told_apart_from_absence() {
 
     let nowhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let unreachable = |args: &[&str]| quick(args).env("AWS_ENDPOINT_URL", format!("http://{nowhere}")).run();
-    unreachable(&["wal-push", &path]).code(5).stderr_has("WALDEN_RETRY_TIMEOUT");
+    unreachable(&["wal-push", &path]).code(5).stderr_has("gave up after");
     unreachable(&["wal-fetch", &name, "pg_wal/RECOVERYXLOG"]).code(5).stderr_has(&nowhere);
 
     let denied = |args: &[&str]| quick(args).env("AWS_SECRET_ACCESS_KEY", "wrong").run();
@@ -397,7 +395,7 @@ fn a_push_is_one_plain_put_and_a_fetch_one_get() {
 #[test]
 fn an_archived_segment_opens_with_the_zstd_program() {
     for scene in Scene::each() {
-        let segment = Segment::default();
+        let segment = small(1);
         let name = scene.write(&segment);
         scene.push(&name).code(0);
         assert!(unzstd(&scene.place.get(&scene.key(&name)).unwrap()) == segment.bytes());
@@ -430,8 +428,8 @@ fn archive_status_and_the_source_are_left_as_they_are() {
 fn two_clusters_on_one_prefix_lie_apart() {
     for scene in Scene::each() {
         let other = Scene::new(Place::directory());
-        forge::data_directory(other.data.path(), 17, 42);
         let (one, two) = (small(1), Segment { system_id: 42, version: 17, seed: 5, ..small(1) });
+        forge::data_directory(other.data.path(), &two);
         let name = scene.write(&one);
         scene.push(&name).code(0);
         two.write(other.data.path());
@@ -489,7 +487,7 @@ fn settings_come_from_flag_variable_envdir_and_file_in_this_order() {
     config(&["--envdir", "env"], None).stdout_has("22s");
     config(&[], Some("33s")).stdout_has("33s").stdout_has("WALDEN_RETRY_TIMEOUT");
     config(&["--retry-timeout", "44s"], Some("33s")).stdout_has("44s");
-    assert!(Walden::new(directory.path()).args(["config", "--json"]).run().code(0).json().is_object());
+    assert!(Walden::new(directory.path()).args(["config", "--json"]).run().code(0).json().is_array());
 }
 
 #[test]
@@ -502,19 +500,12 @@ fn secrets_are_never_printed() {
 }
 
 #[test]
-fn an_archive_without_backups_lists_none_and_has_none_to_fetch() {
+fn an_archive_without_backups_lists_none() {
     for scene in Scene::each() {
         scene.push(&scene.write(&small(1))).code(0);
         scene.walden(&["backup-list"]).run().code(0);
         let list = scene.walden(&["backup-list", "--json"]).run().code(0);
         assert_eq!(list.json(), serde_json::json!([]));
-        let target = scene.data.path().join("restored");
-        scene.walden(&["backup-fetch", target.to_str().unwrap()]).run().code(1);
-        assert!(is_empty(&target));
         scene.walden(&["backup-show", "LATEST"]).run().code(1);
     }
-}
-
-fn is_empty(directory: &Path) -> bool {
-    fs::read_dir(directory).map_or(true, |mut entries| entries.next().is_none())
 }

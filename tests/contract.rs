@@ -3,7 +3,7 @@
 //! Each test is one promise on one store: a scratch directory, or what `CONTRACT_PREFIX` names with the AWS variables
 //! beside it. Since those belong to a whole process, the tests of the other stores run this program once more.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
 mod support;
 

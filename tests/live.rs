@@ -2,7 +2,7 @@
 //!
 //! Every story runs on a directory and on S3, with the same words, for each major version in `PG_VERSIONS`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
 mod support;
 
@@ -136,6 +136,7 @@ fn a_restore_stops_on_the_asked_marker_and_not_one_row_later() {
         let primary = Cluster::primary(postgres, place);
         primary.sql("CREATE TABLE marks (mark int)");
         let before = primary.value("SELECT clock_timestamp()");
+        restore(&Cluster::empty(postgres, place), &[]).code(1);
         back_up(&primary);
         let marks = mark(&primary);
         primary.archive_all();
@@ -191,8 +192,11 @@ fn tablespaces_come_back_to_their_places_or_to_mapped_ones() {
         let mapped = started(mapped);
         wait_for_promotion(&mapped);
         whole(&mapped);
-        assert!(mapped.value("SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = 'one'")
-            .starts_with(mapped.socket().to_str().unwrap()));
+        assert!(
+            mapped
+                .value("SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = 'one'")
+                .starts_with(mapped.socket().to_str().unwrap())
+        );
         assert_eq!(files_below(&one), original);
 
         // The places are taken by the original: no second server may share them.
@@ -227,7 +231,8 @@ fn a_volume_opens_with_cat_zstd_and_tar() {
             fs::write(path, place.get(key).unwrap()).unwrap();
         }
         // Files are named PART-of-vN here, and a shell sorts them as it sorts v0/*.
-        let volumes = "for v in $(ls *-of-* | sed 's/.*-of-//' | sort -u); do cat *-of-$v | zstd -dc | tar x || exit 1; done";
+        let volumes =
+            "for v in $(ls *-of-* | sed 's/.*-of-//' | sort -u); do cat *-of-$v | zstd -dc | tar x || exit 1; done";
         shell(scratch.path(), volumes);
         for name in ["PG_VERSION", "global/pg_filenode.map", "base/1/PG_VERSION", "postgresql.conf"] {
             let (by_hand, original) = (scratch.path().join(name), primary.data().join(name));

@@ -97,9 +97,9 @@ pub fn history(lines: &[(u32, &str, &str)]) -> String {
     lines.iter().map(|(timeline, lsn, reason)| format!("{timeline}\t{lsn}\t{reason}\n")).collect()
 }
 
-/// `global/pg_control` of a server in production (`ControlFileData` in src/include/catalog/pg_control.h), with 16 MiB
-/// segments and checksums.
-pub fn control_file(major: u16, system_id: u64) -> Vec<u8> {
+/// `global/pg_control` of a server in production (`ControlFileData` in src/include/catalog/pg_control.h) with page
+/// checksums.
+pub fn control_file(major: u16, system_id: u64, segment_size: u64) -> Vec<u8> {
     let (_, _, control_version, catalog_version, crc_at) = version(major);
     let redo: u64 = 0x0200_0028;
     let mut bytes = vec![0; 8192];
@@ -114,19 +114,20 @@ pub fn control_file(major: u16, system_id: u64) -> Vec<u8> {
     set(52, &1u32.to_le_bytes());
     set(216, &(PAGE as u32).to_le_bytes());
     set(224, &(PAGE as u32).to_le_bytes());
-    set(228, &(16u32 << 20).to_le_bytes());
+    set(228, &(segment_size as u32).to_le_bytes());
     set(252, &1u32.to_le_bytes());
     let crc = crc32c::crc32c(&bytes[..crc_at]);
     bytes[crc_at..crc_at + 4].copy_from_slice(&crc.to_le_bytes());
     bytes
 }
 
-/// The bare bones of a data directory: enough to push WAL from and to fetch WAL into.
-pub fn data_directory(at: &Path, major: u16, system_id: u64) {
+/// The bare bones of the data directory that this segment would belong to: enough to push it from and fetch it into.
+pub fn data_directory(at: &Path, of: &Segment) {
     std::fs::create_dir_all(at.join("pg_wal/archive_status")).unwrap();
     std::fs::create_dir_all(at.join("global")).unwrap();
-    std::fs::write(at.join("PG_VERSION"), format!("{major}\n")).unwrap();
-    std::fs::write(at.join("global/pg_control"), control_file(major, system_id)).unwrap();
+    std::fs::write(at.join("PG_VERSION"), format!("{}\n", of.version)).unwrap();
+    let control = control_file(of.version, of.system_id, of.size);
+    std::fs::write(at.join("global/pg_control"), control).unwrap();
 }
 
 fn version(major: u16) -> (u16, u16, u32, u32, usize) {

@@ -1,6 +1,8 @@
 //! What the tests stand on: the walden program, an S3 that fails on command, forged files, real servers.
 
 #![allow(dead_code, reason = "every test binary includes all of this and uses its own part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test they are assertions")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the test runner shows it where a test fails")]
 
 pub mod cluster;
 pub mod forge;
