@@ -18,7 +18,7 @@ use crate::backup::catalogue;
 use crate::backup::manifest::Backup;
 use crate::config::target::{Goal, Selection, TablespaceMapping, TargetTimeline};
 use crate::durable;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Result};
 use crate::observe::{Event, Observer};
 use crate::postgres::control::{CONTROL_FILE, SystemId};
 use crate::wal::verify;
@@ -53,7 +53,6 @@ pub struct Request {
 /// [`Kind::Refused`] for an unsafe target; [`Kind::Incomplete`] if WAL that is needed is not in the archive: nothing has
 /// been written then. After any later error the directory has no `global/pg_control`, and the next run clears it away.
 pub async fn restore(archive: &Archive, request: &Request, observer: &Arc<dyn Observer>) -> Result<Backup> {
-    refuse_root()?;
     observer.notice(Event::Phase { name: "looking for a backup and its WAL".into(), bytes: None });
     let system = match request.system_id {
         Some(system) => system,
@@ -76,23 +75,13 @@ pub async fn restore(archive: &Archive, request: &Request, observer: &Arc<dyn Ob
     Ok(backup)
 }
 
-/// The server refuses to run as root and to use files of another owner.
-fn refuse_root() -> Result<()> {
-    match rustix::process::geteuid().is_root() {
-        true => Err(Error::new(Kind::Refused, "a cluster cannot be restored by root")
-            .detail("PostgreSQL would not start on files that belong to root")
-            .hint("Run the command as the server's user: sudo -u postgres walden backup-fetch ...")),
-        false => Ok(()),
-    }
-}
-
 /// Is the WAL there that the recovery will ask for?
 async fn check_wal(archive: &Archive, backup: &Backup, request: &Request, observer: &Arc<dyn Observer>) -> Result<()> {
     let history = select::history(archive, backup, request.timeline).await?;
     let size = backup.segment_size()?;
     let inventory = verify::inventory(archive, backup.system_id, &history, backup.start, size).await?;
     let coverage = inventory.coverage(backup.start, &history);
-    if let Some(warning) = plan::check_coverage(backup, &request.goal, &coverage)? {
+    if let Some(warning) = plan::check_coverage(backup, &request.goal, &history, &coverage)? {
         observer.notice(Event::Warning(warning));
     }
     Ok(())

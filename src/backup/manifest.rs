@@ -434,7 +434,8 @@ pub(crate) mod tests {
 
     #[test]
     fn a_manifest_that_does_not_hang_together_is_corrupt() {
-        let broken: [(&str, fn(&mut Files)); 8] = [
+        type Damage = fn(&mut Files);
+        let broken: [(&str, Damage); 8] = [
             ("a part is missing", |files| drop(files.parts.remove(0))),
             ("a volume is missing", |files| files.parts[2].volume = 2),
             ("an extent is too long", |files| files.files[1].at[1].length += 1),

@@ -9,6 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::layout::PartName;
 use crate::postgres::control::CONTROL_FILE;
 use crate::wal::chain::Coverage;
+use crate::wal::timeline::History;
 
 /// Under this name `global/pg_control` waits until everything else is on disk.
 const WAITING_CONTROL_FILE: &str = "global/pg_control.walden-restore";
@@ -215,11 +216,19 @@ fn overlapping(runs: &[Run], start: u64, end: u64) -> &[Run] {
 ///
 /// # Errors
 /// [`Kind::Incomplete`], with the first gap.
-pub(super) fn check_coverage(backup: &Backup, goal: &Goal, coverage: &Coverage) -> Result<Option<String>> {
+pub(super) fn check_coverage(
+    backup: &Backup,
+    goal: &Goal,
+    history: &History,
+    coverage: &Coverage,
+) -> Result<Option<String>> {
     let incomplete = |what: String| {
         let gap =
             coverage.gaps.first().map_or("nothing newer is there".to_owned(), |gap| format!("the first gap is {gap}"));
-        Error::new(Kind::Incomplete, what).detail(format!("the archive holds its WAL up to {}, {gap}", coverage.end))
+        Error::new(Kind::Incomplete, what).detail(format!(
+            "on the way to timeline {} the archive holds the WAL up to {}, {gap}",
+            history.timeline.0, coverage.end
+        ))
     };
     if coverage.end < backup.stop {
         return Err(incomplete(format!("backup {} lacks WAL that it needs up to {}", backup.id, backup.stop))
@@ -233,7 +242,7 @@ pub(super) fn check_coverage(backup: &Backup, goal: &Goal, coverage: &Coverage) 
         Some(Point::Immediate) => Ok(None),
         Some(Point::Lsn(lsn)) if *lsn >= coverage.end => {
             Err(incomplete(format!("the archive does not reach the target {lsn}"))
-                .hint("Choose an earlier target, or push the missing segments with walden wal-push."))
+                .hint("Choose an earlier target, or another way with --target-timeline, or push the missing segments with walden wal-push."))
         }
         Some(Point::Lsn(_)) => Ok(None),
         Some(_) if coverage.gaps.is_empty() => Ok(None),

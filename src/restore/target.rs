@@ -34,6 +34,7 @@ pub(super) struct Prepared {
 /// # Errors
 /// [`Kind::Refused`] if a server runs there or anything else is in the way.
 pub(super) fn prepare(destination: &Destination) -> Result<Prepared> {
+    refuse_root()?;
     let root = destination.root();
     if let Some(pid) = datadir::running_server(root)? {
         return Err(Error::new(Kind::Refused, format!("a server is running in \"{}\"", root.display()))
@@ -64,6 +65,16 @@ pub(super) fn prepare(destination: &Destination) -> Result<Prepared> {
         .map_err(|error| Error::new(Kind::Bug, "could not describe a restore").detail(error.to_string()))?;
     durable::write(&marker, &content)?;
     Ok(Prepared { marker })
+}
+
+/// The server refuses to run as root and to use files of another owner.
+fn refuse_root() -> Result<()> {
+    match rustix::process::geteuid().is_root() {
+        true => Err(Error::new(Kind::Refused, "a cluster cannot be restored by root")
+            .detail("PostgreSQL would not start on files that belong to root")
+            .hint("Run the command as the server's user: sudo -u postgres walden backup-fetch ...")),
+        false => Ok(()),
+    }
 }
 
 /// Refuses a directory that has anything in it.

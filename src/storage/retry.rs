@@ -79,9 +79,11 @@ impl Tries {
             None => {
                 let seconds = self.began.elapsed().as_secs_f64();
                 let plural = if self.made == 1 { "" } else { "s" };
-                Err(error
-                    .detail(format!("gave up after {} attempt{plural} in {seconds:.1} s", self.made))
-                    .hint("Give it longer with --retry-timeout or WALDEN_RETRY_TIMEOUT."))
+                let budget = self.policy.budget.as_secs_f64();
+                Err(error.detail(format!(
+                    "gave up after {} attempt{plural} in {seconds:.1} s, for WALDEN_RETRY_TIMEOUT is {budget} s",
+                    self.made
+                )))
             }
         }
     }

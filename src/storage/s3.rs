@@ -41,6 +41,8 @@ const SLOWEST: u64 = 128 << 10;
 #[derive(Clone, Debug)]
 pub struct S3Store {
     client: Client,
+    /// Whom the client talks to, for messages.
+    endpoint: String,
     bucket: String,
     /// Empty, or ends in `/`.
     prefix: String,
@@ -55,10 +57,10 @@ impl S3Store {
     /// # Errors
     /// [`Kind::Config`] if the configuration is incomplete or a file that it names cannot be read.
     pub async fn open(options: Options) -> Result<S3Store> {
-        let client = connect::client(&options).await?;
+        let (client, endpoint) = connect::client(&options).await?;
         let prefix = if options.prefix.is_empty() { String::new() } else { format!("{}/", options.prefix) };
         let policy = Policy::within(options.retry_timeout);
-        Ok(S3Store { client, bucket: options.bucket, prefix, policy, checksum: options.checksum })
+        Ok(S3Store { client, endpoint, bucket: options.bucket, prefix, policy, checksum: options.checksum })
     }
 
     fn key(&self, key: &str) -> String {
@@ -87,7 +89,10 @@ impl S3Store {
                 Ok(Err(error)) => Failure::Final(error),
                 Err(_) => Failure::Transient(failure::timed_out(action, &url, bound)),
             };
-            tries.again(failure).await?;
+            tries.again(failure).await.map_err(|error| match error.kind() {
+                Kind::Unreachable => error.detail(format!("the endpoint is {}", self.endpoint)),
+                _ => error,
+            })?;
         }
     }
 

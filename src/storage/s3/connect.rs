@@ -45,13 +45,13 @@ pub struct Options {
     pub retry_timeout: Duration,
 }
 
-/// A client that sends each request once, and plain.
-pub(super) async fn client(options: &Options) -> Result<Client> {
-    let custom_endpoint = variable("AWS_ENDPOINT_URL_S3").or_else(|| variable("AWS_ENDPOINT_URL")).is_some();
+/// A client that sends each request once, and plain; and whom it talks to.
+pub(super) async fn client(options: &Options) -> Result<(Client, String)> {
+    let endpoint = variable("AWS_ENDPOINT_URL_S3").or_else(|| variable("AWS_ENDPOINT_URL"));
     let region = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
         .or_else(ProfileFileRegionProvider::new());
     // A store of one's own seldom has regions, and asking the metadata service of a cloud that is not there takes seconds.
-    let region = match custom_endpoint {
+    let region = match endpoint.is_some() {
         true => region.or_else(Region::new("us-east-1")),
         false => region.or_else(ImdsRegionProvider::builder().build()),
     };
@@ -72,17 +72,19 @@ pub(super) async fn client(options: &Options) -> Result<Client> {
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
         .load()
         .await;
-    if shared.region().is_none() {
+    let Some(region) = shared.region() else {
         return Err(Error::new(Kind::Config, "the region of the bucket is not set")
             .hint("Set AWS_REGION, or region in the profile that AWS_PROFILE names."));
-    }
+    };
+    let endpoint = endpoint.or_else(|| shared.endpoint_url().map(str::to_owned));
     let path_style = match options.addressing {
         Addressing::Path => true,
         Addressing::Virtual => false,
         // A dot in the bucket's name would not fit the wildcard of the server's certificate.
-        Addressing::Auto => custom_endpoint || shared.endpoint_url().is_some() || options.bucket.contains('.'),
+        Addressing::Auto => endpoint.is_some() || options.bucket.contains('.'),
     };
-    Ok(Client::from_conf(aws_sdk_s3::config::Builder::from(&shared).force_path_style(path_style).build()))
+    let client = Client::from_conf(aws_sdk_s3::config::Builder::from(&shared).force_path_style(path_style).build());
+    Ok((client, endpoint.unwrap_or_else(|| format!("that of Amazon S3 in {region}"))))
 }
 
 /// The root certificates: those of `AWS_CA_BUNDLE` or `SSL_CERT_FILE` alone where one is set, else the system's.
