@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use super::FORMAT;
 use crate::error::{Error, Kind, Result};
 
-/// The content of [`Key::Marker`].
+/// The content of [`Key::Marker`](super::Key::Marker).
 pub fn marker() -> Vec<u8> {
     seal(format!("{{\"format\":{FORMAT},\n"))
 }
