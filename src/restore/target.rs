@@ -77,7 +77,7 @@ fn refuse_root() -> Result<()> {
     }
 }
 
-/// Refuses a directory that has anything in it.
+/// Refuses a directory that has anything in it; a staged file is one of ours, whose writer was killed.
 fn refuse_content(directory: &Path) -> Result<()> {
     let what = || format!("could not read \"{}\"", directory.display());
     let entries = match fs::read_dir(directory) {
@@ -85,8 +85,13 @@ fn refuse_content(directory: &Path) -> Result<()> {
         entries => entries.during(what)?,
     };
     let mut names = Vec::new();
-    for entry in entries.take(SHOWN + 1) {
-        names.push(format!("\"{}\"", entry.during(what)?.file_name().display()));
+    for entry in entries {
+        let entry = entry.during(what)?;
+        if entry.file_name().to_str().is_some_and(durable::is_staged) {
+            fs::remove_file(entry.path()).during(what)?;
+        } else if names.len() <= SHOWN {
+            names.push(format!("\"{}\"", entry.file_name().display()));
+        }
     }
     if names.is_empty() {
         return Ok(());
