@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::codec::{self, Decoder, Description, Header};
 use crate::error::{Context, Error, Kind, Result};
-use crate::layout::{FORMAT, Key, sealed};
+use crate::layout::{self, FORMAT, Key, sealed};
 use crate::postgres::control::SystemId;
 use crate::storage::{Body, ListQuery, PutMode, Store, list_all};
 
@@ -139,6 +139,28 @@ impl Archive {
                     .detail(format!("their system identifiers are {}", names.join(", ")))
                     .hint("Choose one with --system-id or WALDEN_SYSTEM_ID."))
             }
+        }
+    }
+
+    /// Is there an archive of this cluster, and may we see what is in it? Turns an object's absence into proof: under a
+    /// mistyped prefix, or in a directory whose file system is not mounted, everything is absent.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] if nothing of the cluster is there.
+    pub async fn prove(&self, system: SystemId) -> Result<()> {
+        let prefix = layout::cluster_prefix(system);
+        let page = self.store.list(&ListQuery { prefix, fold: true, ..ListQuery::default() }).await?;
+        if !page.objects.is_empty() || !page.prefixes.is_empty() {
+            return Ok(());
+        }
+        match self.store.head(&Key::Marker.to_string()).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == Kind::NotFound => {
+                Err(Error::new(Kind::Config, format!("there is no archive at {}", self.store.url("")))
+                    .detail(format!("it has neither {} nor anything of system identifier {system}", Key::Marker))
+                    .hint("Correct --prefix or WALDEN_PREFIX, or mount the file system."))
+            }
+            Err(error) => Err(error),
         }
     }
 

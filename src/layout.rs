@@ -80,6 +80,11 @@ impl Key {
     }
 }
 
+/// What all objects of one cluster begin with.
+pub fn cluster_prefix(system: SystemId) -> String {
+    format!("{system}/")
+}
+
 /// What all WAL files of one timeline begin with; history files lie beside these directories.
 pub fn timeline_prefix(system: SystemId, timeline: Timeline) -> String {
     format!("{system}/wal/{timeline}/")

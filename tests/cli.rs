@@ -341,6 +341,9 @@ fn a_push_that_says_ok_has_stored_the_segment_whatever_the_network_did() {
 fn a_push_or_fetch_killed_at_any_moment_leaves_nothing_wrong_and_the_next_one_succeeds() {
     let mut random = Random::announced();
     for scene in Scene::each() {
+        // An archive that holds something, so that what is absent is absent from it.
+        let first = scene.write(&small(100));
+        scene.push(&first).code(0);
         for number in 1..=25 {
             let segment = small(number);
             let name = scene.write(&segment);
@@ -388,8 +391,24 @@ fn a_push_is_one_plain_put_and_a_fetch_one_get() {
 
     scene.s3().forget_requests();
     scene.fetch(&name).code(0);
+    assert_eq!((scene.s3().count(Op::Get), scene.s3().requests().len()), (1, 1), "{:#?}", scene.s3().requests());
+    scene.s3().forget_requests();
     scene.fetch(&small(3).name()).code(1);
-    assert_eq!((scene.s3().count(Op::Get), scene.s3().requests().len()), (2, 2), "{:#?}", scene.s3().requests());
+    // The second request proves that there is an archive in which the segment is absent.
+    let counts = (scene.s3().count(Op::Get), scene.s3().count(Op::List), scene.s3().requests().len());
+    assert_eq!(counts, (1, 1, 2), "{:#?}", scene.s3().requests());
+}
+
+#[test]
+fn in_an_archive_that_is_not_there_nothing_is_absent() {
+    for scene in Scene::each() {
+        let name = scene.write(&small(1));
+        scene.fetch(&name).code(3).stderr_has("there is no archive at");
+        fs::write(scene.data.path().join("recovery.signal"), "").unwrap();
+        scene.fetch(&name).code(200);
+        scene.push(&name).code(0);
+        scene.fetch(&small(2).name()).code(1);
+    }
 }
 
 #[test]

@@ -165,10 +165,10 @@ impl Copying<'_> {
         self.observer.notice(Event::Phase { name, bytes: Some(plan.bytes) });
 
         let (sender, receiver) = mpsc::channel(1);
-        let storing = tokio::spawn(self.store_parts(receiver));
+        let storing = Storing { open: sender.clone(), task: tokio::spawn(self.store_parts(receiver)) };
         let packed = match self.pack(plan.clone(), sender).await {
             Ok(packed) => packed,
-            Err(error) => return Err(first_cause(storing, error).await),
+            Err(error) => return Err(storing.first_cause(error).await),
         };
         // Read last of all files, as PostgreSQL's documentation asks of backups taken from a standby ("Backing Up The Data
         // Directory"), and before the end of the backup mode.
@@ -177,9 +177,9 @@ impl Copying<'_> {
         let last = self.last_files(control, &stop);
         let files = match blocking(move || finish(packed, last)).await {
             Ok(files) => files,
-            Err(error) => return Err(first_cause(storing, error).await),
+            Err(error) => return Err(storing.first_cause(error).await),
         };
-        let parts = joined(storing.await)?;
+        let parts = storing.finish().await?;
         let directories = plan.directories.iter();
         let directories = directories.map(|entry| Directory { path: entry.path.clone(), mode: entry.mode });
         let mut content = Files { parts, directories: directories.collect(), files };
@@ -254,13 +254,28 @@ fn finish(mut packed: Packed, last: Vec<(Entry, Vec<u8>)>) -> Result<Vec<File>> 
     Ok(packed.files)
 }
 
-/// If storing has failed, the packers only met the consequence: the closed channel.
-async fn first_cause(storing: tokio::task::JoinHandle<Result<Vec<Part>>>, consequence: Error) -> Error {
-    if !storing.is_finished() {
-        storing.abort();
-        return consequence;
+/// The task that stores parts.
+struct Storing {
+    /// Keeps the channel open, and tells whether the task has closed it.
+    open: mpsc::Sender<FinishedPart>,
+    task: tokio::task::JoinHandle<Result<Vec<Part>>>,
+}
+
+impl Storing {
+    /// Waits for the last part.
+    async fn finish(self) -> Result<Vec<Part>> {
+        drop(self.open);
+        joined(self.task.await)
     }
-    joined(storing.await).err().unwrap_or(consequence)
+
+    /// If storing has failed, the packers only met the consequence: the closed channel.
+    async fn first_cause(self, consequence: Error) -> Error {
+        if self.open.is_closed() {
+            return self.finish().await.err().unwrap_or(consequence);
+        }
+        self.task.abort();
+        consequence
+    }
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
@@ -292,17 +307,19 @@ async fn wait_for_wal(
         let range = (backup.start, backup.stop);
         let missing = verify::missing(archive, backup.system_id, backup.timeline, range, size).await?;
         let Some(first) = missing.first() else { return Ok(()) };
-        let archiver = client.archiver().await?;
-        let seen = Some((missing.len(), archiver.archived_count));
+        // The backup no longer needs the session; without it only the explanation is poorer.
+        let archiver = client.archiver().await.ok();
+        let seen = Some((missing.len(), archiver.as_ref().map(|archiver| archiver.archived_count)));
         if seen != last_progress.1 {
             last_progress = (Instant::now(), seen);
         }
         if last_progress.0.elapsed() >= timeout {
             let error = Error::new(Kind::Incomplete, format!("backup {} lacks WAL that it needs", backup.id))
                 .detail(format!("{} segments have not been archived, the first is {first}", missing.len()));
-            let error = match (archiver.last_failed_wal, archiver.last_failed_time) {
-                (Some(wal), Some(time)) => error.detail(format!("archiving {wal} last failed at {time}")),
-                _ => error,
+            let failure = archiver.and_then(|archiver| archiver.last_failed_wal.zip(archiver.last_failed_time));
+            let error = match failure {
+                Some((wal, time)) => error.detail(format!("archiving {wal} last failed at {time}")),
+                None => error,
             };
             return Err(
                 error.hint("Look for the output of archive_command in the server's log, and run the backup again.")

@@ -30,7 +30,7 @@ pub struct Request {
 /// the target's name.
 ///
 /// # Errors
-/// [`Kind::NotFound`] only if the store said that the object is absent.
+/// [`Kind::NotFound`] only if the store said that the object is absent from an archive that is there.
 pub async fn fetch(archive: &Archive, request: &Request) -> Result<()> {
     let what = || format!("could not fetch \"{}\"", request.file);
     let control = control_file(request).during(what)?;
@@ -42,7 +42,13 @@ pub async fn fetch(archive: &Archive, request: &Request) -> Result<()> {
     let staged =
         Staged::beside(target).during(|| format!("could not create a file beside \"{}\"", target.display()))?;
     let key = Key::Wal(system_id, request.file);
-    let (header, mut staged) = archive.get_file(&key, staged).await.during(what)?;
+    let (header, mut staged) = match archive.get_file(&key, staged).await {
+        Err(error) if error.kind() == Kind::NotFound => {
+            archive.prove(system_id).await.during(what)?;
+            return Err(error.during(what()));
+        }
+        result => result.during(what)?,
+    };
     if header.file.name != request.file.to_string() || header.file.system_id != system_id {
         return Err(Error::new(Kind::Corrupt, what()).detail(format!(
             "{} holds \"{}\" of system identifier {}",
