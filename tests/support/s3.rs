@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_ENCODING, HeaderMap};
+use hyper::header::HeaderMap;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -227,7 +227,7 @@ impl Shared {
         };
         let response = match fault {
             None => self.honest(request).await,
-            Some(fault) => fault.play(self.honest(request)).await?,
+            Some(fault) => self.faulty(request, fault).await?,
         };
         if let Some(logged) = self.requests.lock().unwrap().get_mut(index) {
             logged.status = Some(response.status());
@@ -236,11 +236,33 @@ impl Shared {
     }
 
     async fn honest(&self, request: Request<Incoming>) -> Response<s3s::Body> {
-        if let Some(refusal) = refuse_streaming(request.headers()) {
-            return refusal;
+        if is_streamed(request.headers()) {
+            return refuse(request, StatusCode::NOT_IMPLEMENTED, "NotImplemented").await;
         }
         self.service.call(request.map(s3s::Body::from)).await.unwrap()
     }
+
+    async fn faulty(&self, request: Request<Incoming>, fault: Fault) -> Result<Response<s3s::Body>, Hangup> {
+        match fault {
+            Fault::Status(status, code) => Ok(refuse(request, StatusCode::from_u16(status).unwrap(), code).await),
+            Fault::Reset => Err(Hangup::Reset),
+            Fault::CutBody(size) => Ok(fault::cut(self.honest(request).await, size).await),
+            Fault::Stall(time) => {
+                tokio::time::sleep(time).await;
+                Ok(self.honest(request).await)
+            }
+            Fault::LoseReply => {
+                self.honest(request).await;
+                Err(Hangup::Close)
+            }
+        }
+    }
+}
+
+/// Refuses when all of the request is in: a client that is still sending might not see an earlier answer.
+async fn refuse(request: Request<Incoming>, status: StatusCode, code: &str) -> Response<s3s::Body> {
+    let _ = s3s::Body::from(request.into_body()).store_all_limited(usize::MAX).await;
+    fault::error_response(status, code)
 }
 
 impl Logged {
@@ -263,12 +285,11 @@ impl Logged {
 
 /// Many stores refuse what the SDKs send by default since 2025: a body in aws-chunked form with its checksum in a
 /// trailer. Walden promises plain bodies.
-fn refuse_streaming(headers: &HeaderMap) -> Option<Response<s3s::Body>> {
+fn is_streamed(headers: &HeaderMap) -> bool {
     let has = |name: &str, text: &str| {
         headers.get(name).and_then(|value| value.to_str().ok()).is_some_and(|value| value.contains(text))
     };
-    let streaming = has(CONTENT_ENCODING.as_str(), "aws-chunked")
+    has("content-encoding", "aws-chunked")
         || has("x-amz-content-sha256", "STREAMING-")
-        || has("transfer-encoding", "chunked");
-    streaming.then(|| fault::error_response(StatusCode::NOT_IMPLEMENTED, "NotImplemented"))
+        || has("transfer-encoding", "chunked")
 }

@@ -79,28 +79,6 @@ impl Faults {
     }
 }
 
-impl Fault {
-    /// Spoils the answer that `honest` gives, or the request before it reaches `honest`.
-    pub(super) async fn play(
-        self,
-        honest: impl Future<Output = Response<s3s::Body>>,
-    ) -> Result<Response<s3s::Body>, Hangup> {
-        match self {
-            Fault::Status(status, code) => Ok(error_response(StatusCode::from_u16(status).unwrap(), code)),
-            Fault::Reset => Err(Hangup::Reset),
-            Fault::CutBody(size) => Ok(cut(honest.await, size).await),
-            Fault::Stall(time) => {
-                tokio::time::sleep(time).await;
-                Ok(honest.await)
-            }
-            Fault::LoseReply => {
-                honest.await;
-                Err(Hangup::Close)
-            }
-        }
-    }
-}
-
 /// An error answer as S3 writes it.
 pub(super) fn error_response(status: StatusCode, code: &str) -> Response<s3s::Body> {
     let xml = format!(
@@ -112,7 +90,8 @@ pub(super) fn error_response(status: StatusCode, code: &str) -> Response<s3s::Bo
     response
 }
 
-async fn cut(response: Response<s3s::Body>, size: usize) -> Response<s3s::Body> {
+/// The answer with its end cut off.
+pub(super) async fn cut(response: Response<s3s::Body>, size: usize) -> Response<s3s::Body> {
     let (parts, mut body) = response.into_parts();
     let mut bytes = body.store_all_limited(usize::MAX).await.unwrap();
     assert!(size < bytes.len(), "a body of {} bytes cannot be cut after {size}", bytes.len());
