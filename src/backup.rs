@@ -1,6 +1,7 @@
 //! Base backups: what one consists of, how one is taken, and which exist.
 
 pub mod catalogue;
+mod copy;
 pub mod manifest;
 mod pack;
 mod plan;

@@ -110,8 +110,15 @@ pub async fn latest(archive: &Archive, system: SystemId) -> Result<Backup> {
 }
 
 /// The list of files of a backup.
+///
+/// # Errors
+/// [`Kind::Corrupt`] if it is damaged or not the one that the short manifest knows.
 pub async fn files(archive: &Archive, backup: &Backup) -> Result<Files> {
     let key = Key::Files(backup.system_id, backup.id);
-    let (_, content) = archive.get_file(&key, Vec::new()).await?;
+    let (header, content) = archive.get_file(&key, Vec::new()).await?;
+    if header.plain_blake3.to_string() != backup.files_blake3 {
+        return Err(Error::new(Kind::Corrupt, format!("{} is not the list of files of its backup", archive.url(&key)))
+            .detail(format!("its digest is {}, not {}", header.plain_blake3, backup.files_blake3)));
+    }
     Files::read(backup.id, content.as_slice())
 }

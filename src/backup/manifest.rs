@@ -53,6 +53,8 @@ pub struct Backup {
     pub stored_size: u64,
     /// Tablespaces other than the two in the data directory.
     pub tablespaces: Vec<Tablespace>,
+    /// BLAKE3 of the long manifest, plain, in lower-case hexadecimal.
+    pub files_blake3: String,
 }
 
 /// A tablespace outside the data directory.
@@ -492,6 +494,7 @@ pub(crate) mod tests {
             plain_size: 3500,
             stored_size: 3250,
             tablespaces: vec![Tablespace { oid: 16385, location: "/srv/fast".into() }],
+            files_blake3: blake3::hash(b"").to_hex().to_string(),
         }
     }
 

@@ -5,32 +5,23 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::sync::mpsc;
 
-use super::manifest::{Backup, Directory, File, Files, Part, Tablespace};
-use super::pack::{Packed, Packer, add_content};
-use super::plan::{Plan, plan};
-use super::volume::FinishedPart;
+use super::copy::Copying;
+use super::manifest::{Backup, Part};
 use crate::archive::Archive;
 use crate::codec::Description;
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::{BackupId, FORMAT, Key};
 use crate::observe::{Event, Observer};
-use crate::pipeline;
-use crate::postgres::client::{ArchiveMode, BackupStop, Client, Server};
-use crate::postgres::control::{CONTROL_FILE, ControlFile};
-use crate::postgres::datadir::{self, Entry, EntryKind, Walk};
+use crate::postgres::client::{ArchiveMode, Client, Server};
+use crate::postgres::control::ControlFile;
+use crate::postgres::datadir;
 use crate::postgres::label::BackupLabel;
 use crate::wal::segment::SegmentName;
 use crate::wal::verify;
-
-/// Bytes of finished parts that are being stored at the same time.
-const UPLOAD_BYTES: usize = 64 << 20;
 
 /// How often the archive is asked for the backup's WAL.
 const WAL_POLL: Duration = Duration::from_millis(500);
@@ -75,6 +66,8 @@ pub async fn push(
     let finished = Timestamp::now();
 
     let label = BackupLabel::parse(&stop.label_file)?;
+    let mut list = Vec::new();
+    files.content.write(id, &mut list)?;
     let backup = Backup {
         format: FORMAT,
         walden: env!("CARGO_PKG_VERSION").to_owned(),
@@ -93,9 +86,10 @@ pub async fn push(
         plain_size: files.content.files.iter().map(|file| file.size).sum(),
         stored_size: files.content.parts.iter().map(Part::stored_size).sum(),
         tablespaces: files.tablespaces,
+        files_blake3: blake3::hash(&list).to_hex().to_string(),
     };
     wait_for_wal(archive, client, &backup, options.wal_timeout, observer).await?;
-    commit(archive, &backup, &files.content).await.during(|| format!("could not complete backup {id}"))?;
+    commit(archive, &backup, list).await.during(|| format!("could not complete backup {id}"))?;
     observer.notice(Event::Done(format!("backup {id} is complete")));
     Ok(backup)
 }
@@ -136,157 +130,6 @@ fn preflight(server: &Server, data_directory: &Path) -> Result<ControlFile> {
 fn permissions(directory: &Path) -> Result<u32> {
     let metadata = std::fs::metadata(directory).during(|| format!("could not read \"{}\"", directory.display()))?;
     Ok(metadata.permissions().mode() & 0o777)
-}
-
-struct Copying<'a> {
-    archive: &'a Archive,
-    client: &'a Client,
-    options: &'a Options,
-    observer: &'a Arc<dyn Observer>,
-    id: BackupId,
-    control: ControlFile,
-}
-
-/// All that was copied.
-struct Copied {
-    content: Files,
-    tablespaces: Vec<Tablespace>,
-}
-
-impl Copying<'_> {
-    /// Copies the data directory, ends the backup mode and adds what the server says at its end.
-    async fn copy(&self, data_directory: &Path) -> Result<(Copied, BackupStop)> {
-        let Walk { entries, tablespaces, skipped } = datadir::walk(data_directory, &self.control)?;
-        for skipped in skipped {
-            self.observer.notice(Event::Warning(format!("\"{}\" is not backed up: {}", skipped.path, skipped.why)));
-        }
-        let plan = Arc::new(plan(entries));
-        let name = format!("copying {} files", plan.files);
-        self.observer.notice(Event::Phase { name, bytes: Some(plan.bytes) });
-
-        let (sender, receiver) = mpsc::channel(1);
-        let storing = Storing { open: sender.clone(), task: tokio::spawn(self.store_parts(receiver)) };
-        let packed = match self.pack(plan.clone(), sender).await {
-            Ok(packed) => packed,
-            Err(error) => return Err(storing.first_cause(error).await),
-        };
-        // Read last of all files, as PostgreSQL's documentation asks of backups taken from a standby ("Backing Up The Data
-        // Directory"), and before the end of the backup mode.
-        let control = (plan.control.clone(), datadir::read_control(data_directory)?.1);
-        let stop = self.client.backup_stop().await?;
-        let last = self.last_files(control, &stop);
-        let files = match blocking(move || finish(packed, last)).await {
-            Ok(files) => files,
-            Err(error) => return Err(storing.first_cause(error).await),
-        };
-        let parts = storing.finish().await?;
-        let directories = plan.directories.iter();
-        let directories = directories.map(|entry| Directory { path: entry.path.clone(), mode: entry.mode });
-        let mut content = Files { parts, directories: directories.collect(), files };
-        content.sort();
-        let tablespaces = tablespaces.into_iter().map(|space| Tablespace { oid: space.oid, location: space.location });
-        Ok((Copied { content, tablespaces: tablespaces.collect() }, stop))
-    }
-
-    /// Packs on other threads, as long as the session lives: without it the backup is void.
-    async fn pack(&self, plan: Arc<Plan>, parts: mpsc::Sender<FinishedPart>) -> Result<Packed> {
-        let packer = Packer {
-            level: self.options.level,
-            part_size: self.options.part_size,
-            parts,
-            stop: Arc::new(AtomicBool::new(false)),
-            observer: self.observer.clone(),
-        };
-        let (stop, workers) = (packer.stop.clone(), self.options.workers);
-        tokio::select! {
-            packed = blocking(move || packer.pack(&plan, workers)) => packed,
-            ended = self.client.closed() => {
-                stop.store(true, Ordering::Relaxed);
-                Err(ended)
-            }
-        }
-    }
-
-    /// Stores parts as they come.
-    fn store_parts(
-        &self,
-        parts: mpsc::Receiver<FinishedPart>,
-    ) -> impl Future<Output = Result<Vec<Part>>> + Send + 'static {
-        let at_once = (UPLOAD_BYTES / self.options.part_size).clamp(2, 16);
-        let (archive, system, id) = (self.archive.clone(), self.control.system_id, self.id);
-        pipeline::run(parts, at_once, move |FinishedPart { part, content }| {
-            let (archive, key) = (archive.clone(), Key::Part(system, id, part.name()));
-            async move { archive.put_plain(&key, Bytes::from(content)).await.map(|()| part) }
-        })
-    }
-
-    /// The files that come last, with their content.
-    fn last_files(&self, (control, bytes): (Option<Entry>, Vec<u8>), stop: &BackupStop) -> Vec<(Entry, Vec<u8>)> {
-        let made_here = |path: &str, content: &str| {
-            let entry = Entry {
-                path: path.to_owned(),
-                source: PathBuf::new(),
-                kind: EntryKind::File,
-                size: content.len() as u64,
-                mode: 0o600,
-                modified: Timestamp::now(),
-            };
-            (entry, content.as_bytes().to_vec())
-        };
-        let mut last = vec![(control.unwrap_or_else(|| made_here(CONTROL_FILE, "").0), bytes)];
-        last.push(made_here("backup_label", &stop.label_file));
-        if !stop.tablespace_map.is_empty() {
-            last.push(made_here("tablespace_map", &stop.tablespace_map));
-        }
-        last
-    }
-}
-
-/// Adds the last files to the first volume and ends all of them.
-fn finish(mut packed: Packed, last: Vec<(Entry, Vec<u8>)>) -> Result<Vec<File>> {
-    let Some(first) = packed.volumes.first_mut() else {
-        return Err(Error::new(Kind::Refused, "the data directory has no files"));
-    };
-    for (entry, content) in last {
-        packed.files.push(add_content(first, &entry, &content)?);
-    }
-    packed.volumes.into_iter().try_for_each(|volume| volume.finish())?;
-    Ok(packed.files)
-}
-
-/// The task that stores parts.
-struct Storing {
-    /// Keeps the channel open, and tells whether the task has closed it.
-    open: mpsc::Sender<FinishedPart>,
-    task: tokio::task::JoinHandle<Result<Vec<Part>>>,
-}
-
-impl Storing {
-    /// Waits for the last part.
-    async fn finish(self) -> Result<Vec<Part>> {
-        drop(self.open);
-        joined(self.task.await)
-    }
-
-    /// If storing has failed, the packers only met the consequence: the closed channel.
-    async fn first_cause(self, consequence: Error) -> Error {
-        if self.open.is_closed() {
-            return self.finish().await.err().unwrap_or(consequence);
-        }
-        self.task.abort();
-        consequence
-    }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    joined(tokio::task::spawn_blocking(work).await)
-}
-
-fn joined<T>(ended: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
-    match ended {
-        Ok(result) => result,
-        Err(lost) => Err(Error::new(Kind::Bug, "a task of the backup ended without a result").detail(lost.to_string())),
-    }
 }
 
 /// Waits until all the WAL from the backup's start to its stop is in the archive.
@@ -330,9 +173,7 @@ async fn wait_for_wal(
 }
 
 /// Puts the long manifest, then the short one: from then on the backup exists.
-async fn commit(archive: &Archive, backup: &Backup, files: &Files) -> Result<()> {
-    let mut content = Vec::new();
-    files.write(backup.id, &mut content)?;
+async fn commit(archive: &Archive, backup: &Backup, files: Vec<u8>) -> Result<()> {
     let key = Key::Files(backup.system_id, backup.id);
     let description = Description {
         name: "files".to_owned(),
@@ -340,7 +181,7 @@ async fn commit(archive: &Archive, backup: &Backup, files: &Files) -> Result<()>
         segment_size: None,
         postgres: Some(backup.postgres),
     };
-    let size = content.len() as u64;
-    archive.put_file(&key, std::io::Cursor::new(content), size, description).await?;
+    let size = files.len() as u64;
+    archive.put_file(&key, std::io::Cursor::new(files), size, description).await?;
     archive.put_plain(&Key::Backup(backup.system_id, backup.id), backup.to_json()?.into()).await
 }
