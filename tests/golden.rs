@@ -1,0 +1,81 @@
+//! What any released format holds is read forever.
+//!
+//! `tests/golden/N` is an archive written in format N by the first version that had it (docs/format.md), and
+//! `tests/golden/N.sums` says what must come out of it: the SHA-256 of each file. Both are written once; a test that no
+//! longer passes has found a reader that forgot something.
+
+mod support;
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use sha2::{Digest, Sha256};
+use support::place::files_below;
+use support::user::{User, reachable, scratch_directory};
+use support::walden::{Walden, program};
+
+/// Made by the restore itself: they say where and when, not what was stored.
+const MADE_HERE: [&str; 4] = ["backup_manifest", "postgresql.auto.conf", "recovery.signal", "tablespace_map"];
+
+/// A copy of a golden archive, and what is needed to read it.
+struct Golden {
+    scratch: tempfile::TempDir,
+    program: PathBuf,
+    sums: String,
+}
+
+impl Golden {
+    fn open(format: &str) -> Golden {
+        let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        let scratch = scratch_directory();
+        let copied = Command::new("cp").arg("-r").arg(home.join(format)).arg(scratch.path().join("archive")).status();
+        assert!(copied.unwrap().success());
+        let program = reachable(program(), scratch.path());
+        let sums = std::fs::read_to_string(home.join(format!("{format}.sums"))).unwrap();
+        Golden { scratch, program, sums }
+    }
+
+    fn walden(&self, args: &[&str]) -> Walden {
+        let prefix = format!("file://{}", self.scratch.path().join("archive").display());
+        Walden::at(&self.program, self.scratch.path()).user(User::for_servers()).env("WALDEN_PREFIX", prefix).args(args)
+    }
+
+    fn place(&self, name: &str) -> String {
+        self.scratch.path().join(name).to_str().unwrap().to_owned()
+    }
+}
+
+/// One line a file, as sha256sum writes them.
+fn sum(content: &[u8], name: &str) -> String {
+    let mut line = String::new();
+    Sha256::digest(content).iter().for_each(|byte| write!(line, "{byte:02x}").unwrap());
+    writeln!(line, "  {name}").unwrap();
+    line
+}
+
+#[test]
+fn everything_in_an_archive_of_format_1_comes_out_as_it_went_in() {
+    let golden = Golden::open("1");
+    let listed = golden.walden(&["backup-list", "--json"]).run().code(0).json();
+    assert_eq!(listed[0]["id"], "20261121T043651Z-00000001000000000000000E");
+    assert_eq!(listed[0]["state"], "complete");
+    let mut sums = String::new();
+
+    for key in files_below(&golden.scratch.path().join("archive")).iter().filter(|key| key.contains("/wal/")) {
+        let name = key.rsplit('/').next().unwrap();
+        golden.walden(&["wal-fetch", name, "fetched"]).run().code(0);
+        sums += &sum(&std::fs::read(golden.place("fetched")).unwrap(), name);
+    }
+    let (data, side) = (golden.place("data"), golden.place("side"));
+    let mapping = format!("/tmp/golden/ts={side}");
+    golden.walden(&["backup-fetch", &data, "--tablespace-mapping", &mapping]).run().code(0);
+    for root in [&data, &side] {
+        for path in files_below(Path::new(root)).iter().filter(|path| !MADE_HERE.contains(&path.as_str())) {
+            // The link to the tablespace.
+            let Ok(content) = std::fs::read(Path::new(root).join(path)) else { continue };
+            sums += &sum(&content, path);
+        }
+    }
+    assert!(sums == golden.sums, "{sums}");
+}
