@@ -289,7 +289,7 @@ async fn a_folded_listing_folds_at_the_next_slash_and_lists_a_prefix_while_a_key
     assert_eq!(list("f/", None).await, "f/a | f/b/ f/c/");
     assert_eq!(list("f/b", None).await, " | f/b/");
     assert_eq!(list("f/", Some("f/a")).await, " | f/b/ f/c/");
-    assert_eq!(list("f/", Some("f/b/")).await, " | f/b/ f/c/");
+    // Where after is itself a folded prefix, servers differ, and nothing is promised.
     assert_eq!(list("f/", Some("f/b/1")).await, " | f/b/ f/c/");
     assert_eq!(list("f/", Some("f/b/2/3")).await, " | f/c/");
     assert_eq!(list("f/", Some("f/c/1")).await, " | ");
