@@ -4,5 +4,6 @@
 pub mod client;
 pub mod control;
 pub mod datadir;
+pub mod entry;
 pub mod label;
 pub mod lsn;

@@ -180,7 +180,7 @@ pub struct ObjectInfo {
 pub struct ListQuery {
     /// Only keys that begin with this.
     pub prefix: String,
-    /// Only keys after this one, in byte order. A folded prefix is listed while any key below it comes after.
+    /// Only keys after this one, in byte order. Not together with `fold`: stores differ in what they make of it.
     pub after: Option<String>,
     /// Where the last page ended; overrides `after`.
     pub cursor: Option<Cursor>,

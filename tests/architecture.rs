@@ -47,6 +47,7 @@ const UNITS: &[(&str, Layer)] = &[
     ("layout", Vocabulary),
     ("postgres::lsn", Vocabulary),
     ("postgres::control", Vocabulary),
+    ("postgres::entry", Vocabulary),
     ("postgres::label", Vocabulary),
     ("postgres::page", Vocabulary),
     ("wal::segment", Vocabulary),
@@ -73,7 +74,6 @@ const SIDEWAYS: &[(&str, &str, &str)] = &[
     ("backup::catalogue", "archive", "backups are found through the archive's door"),
     ("storage", "durable", "a directory's objects are files that must survive"),
     ("codec", "storage", "what was encoded is handed on as the body of an object"),
-    ("backup::plan", "postgres::datadir", "a plan divides the entries that the walk has found"),
 ];
 
 /// Who may write what, as the beginnings of paths below src.

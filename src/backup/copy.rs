@@ -9,7 +9,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-use super::manifest::{Directory, File, Files, Part, Tablespace};
+use super::manifest::{Directory, File, Files, Part};
 use super::pack::{Packed, Packer, add_content};
 use super::plan::{Plan, plan};
 use super::push::Options;
@@ -21,7 +21,8 @@ use crate::observe::{Event, Observer};
 use crate::pipeline;
 use crate::postgres::client::{BackupStop, Client};
 use crate::postgres::control::{CONTROL_FILE, ControlFile};
-use crate::postgres::datadir::{self, Entry, EntryKind, Walk};
+use crate::postgres::datadir::{self, Walk};
+use crate::postgres::entry::{Entry, EntryKind, Tablespace};
 
 /// Bytes of finished parts that are being stored at the same time.
 const UPLOAD_BYTES: usize = 64 << 20;
@@ -73,8 +74,7 @@ impl Copying<'_> {
         let directories = directories.map(|entry| Directory { path: entry.path.clone(), mode: entry.mode });
         let mut content = Files { parts, directories: directories.collect(), files };
         content.sort();
-        let tablespaces = tablespaces.into_iter().map(|space| Tablespace { oid: space.oid, location: space.location });
-        Ok((Copied { content, tablespaces: tablespaces.collect() }, stop))
+        Ok((Copied { content, tablespaces }, stop))
     }
 
     /// Packs on other threads, as long as the session lives: without it the backup is void.

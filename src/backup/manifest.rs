@@ -4,7 +4,6 @@
 //! Pure: the form and its rules. Which objects hold them is `layout`'s business.
 
 use std::io::{BufRead, Write};
-use std::path::PathBuf;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -12,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::{BackupId, FORMAT, PartName, sealed};
 use crate::postgres::control::SystemId;
+use crate::postgres::entry::Tablespace;
 use crate::postgres::lsn::Lsn;
 use crate::wal::segment::SegmentSize;
 use crate::wal::timeline::Timeline;
@@ -55,15 +55,6 @@ pub struct Backup {
     pub tablespaces: Vec<Tablespace>,
     /// BLAKE3 of the long manifest, plain, in lower-case hexadecimal.
     pub files_blake3: String,
-}
-
-/// A tablespace outside the data directory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tablespace {
-    /// Its OID, the name of the link below `pg_tblspc`.
-    pub oid: u32,
-    /// Where the link pointed.
-    pub location: PathBuf,
 }
 
 impl Backup {

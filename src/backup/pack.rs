@@ -19,7 +19,7 @@ use super::volume::{FinishedPart, VolumeWriter};
 use crate::codec::FrameWriter;
 use crate::error::{Context, Error, Kind, Result};
 use crate::observe::{Event, Observer};
-use crate::postgres::datadir::Entry;
+use crate::postgres::entry::Entry;
 
 /// How many slices of a large file are compressed before they are appended to the volume: enough that several workers
 /// can help, at no more than 16 MiB of memory a worker.

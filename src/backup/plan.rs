@@ -2,7 +2,7 @@
 
 use super::manifest::FRAME_SIZE;
 use crate::postgres::control::CONTROL_FILE;
-use crate::postgres::datadir::{Entry, EntryKind};
+use crate::postgres::entry::{Entry, EntryKind};
 
 /// How many bytes of small files a worker takes at a time.
 const BATCH_BYTES: u64 = 8 << 20;

@@ -124,9 +124,9 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>> {
     let Some(content) = rest.get(..length) else { return Ok(None) };
     let (json, digest) = std::str::from_utf8(content)
         .ok()
-        .and_then(|content| content.split_once('\n'))
+        .and_then(|content| content.strip_suffix('\n')?.split_once('\n'))
         .ok_or_else(|| corrupt("its header is not in the known form"))?;
-    if digest.trim_end() != blake3::hash(json.as_bytes()).to_hex().as_str() {
+    if digest.trim_end_matches(' ') != blake3::hash(json.as_bytes()).to_hex().as_str() {
         return Err(corrupt("the digest of its header is wrong"));
     }
     check_format(json)?;

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::backup::manifest::{Backup, Files, Frame, Tablespace};
+use crate::backup::manifest::{Backup, Files, Frame};
 use crate::config::target::{Goal, Point, TablespaceMapping};
 use crate::error::{Error, Kind, Result};
 use crate::layout::PartName;
 use crate::postgres::control::CONTROL_FILE;
+use crate::postgres::entry::Tablespace;
 use crate::wal::chain::Coverage;
 use crate::wal::timeline::History;
 

@@ -251,9 +251,7 @@ impl Lister {
                 return Ok(false);
             }
             if folded {
-                if self.goes_on_below(&directory.join(entry), &key)? {
-                    self.page.prefixes.push(key);
-                }
+                self.page.prefixes.push(key);
                 continue;
             }
             match directory.join(entry).metadata() {
@@ -264,14 +262,6 @@ impl Lister {
             }
         }
         Ok(true)
-    }
-
-    /// Does a folded directory hold a key after [`Lister::after`]?
-    fn goes_on_below(&self, directory: &Path, key: &str) -> Result<bool> {
-        let query = ListQuery { prefix: key.to_owned(), ..ListQuery::default() };
-        let mut below = Lister { query, after: self.after.clone(), page: Page::default() };
-        below.visit(directory, key)?;
-        Ok(!below.page.objects.is_empty())
     }
 
     /// The entries of `directory` that the query wants, as (key, file name), in the order of their keys. A directory's key

@@ -15,6 +15,7 @@ use rustix::fs::{Access, access};
 use crate::error::{Context, Error, Kind, Result};
 use crate::postgres::control::ControlFile;
 use crate::postgres::datadir::rules;
+use crate::postgres::entry::{Entry, EntryKind, Tablespace};
 
 /// How deep directories may lie within each other. PostgreSQL's own lie no deeper than 5.
 const MAX_DEPTH: usize = 64;
@@ -29,41 +30,6 @@ pub struct Walk {
     pub tablespaces: Vec<Tablespace>,
     /// What belongs to no backup and that PostgreSQL did not put there; to be told to the user.
     pub skipped: Vec<Skipped>,
-}
-
-/// One directory or file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Relative to the data directory, with `/`: `base/5/1259`, `pg_tblspc/16385/PG_15_202209061/5/16386`.
-    pub path: String,
-    /// Where to read it. Directories whose content is left out may not be there.
-    pub source: PathBuf,
-    /// Directory or file.
-    pub kind: EntryKind,
-    /// Bytes; 0 for a directory.
-    pub size: u64,
-    /// Permission bits.
-    pub mode: u32,
-    /// When it was last written, by the clock of the file system.
-    pub modified: Timestamp,
-}
-
-/// What an [`Entry`] is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EntryKind {
-    /// A directory, in a backup also where the server has a symbolic link to one.
-    Directory,
-    /// A plain file.
-    File,
-}
-
-/// A tablespace outside the data directory (a symbolic link in `pg_tblspc`).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Tablespace {
-    /// Its number, the name of the link.
-    pub oid: u32,
-    /// Where the link points.
-    pub location: PathBuf,
 }
 
 /// What was found and left out for a reason that the user should know.
