@@ -257,6 +257,15 @@ async fn keys_with_characters_that_urls_and_xml_escape_keep_them() {
     assert!(part.list(below("")).await.0.is_empty());
 }
 
+/// A part with a small tree.
+async fn tree(name: &str) -> Part {
+    let part = part(name).await;
+    for key in ["f/a", "f/b/1", "f/b/2/3", "f/c/1", "fg/1", "g"] {
+        part.put(key, b"x").await.unwrap();
+    }
+    part
+}
+
 #[tokio::test]
 async fn a_listing_begins_with_its_prefix_whatever_that_ends_in() {
     let part = tree("prefix").await;
@@ -272,10 +281,7 @@ async fn a_listing_begins_with_its_prefix_whatever_that_ends_in() {
 
 #[tokio::test]
 async fn a_folded_listing_folds_at_the_next_slash_after_its_prefix() {
-    let part = part("fold").await;
-    for key in ["f/a", "f/b/1", "f/b/2/3", "f/c/1", "fg/1", "g"] {
-        part.put(key, b"x").await.unwrap();
-    }
+    let part = tree("fold").await;
     let fold = async |prefix: &str| {
         let (keys, prefixes, _) = part.list(ListQuery { fold: true, ..below(prefix) }).await;
         format!("{} | {}", keys.join(" "), prefixes.join(" "))
