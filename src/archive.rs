@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::codec::{self, Decoder, Description, Header};
 use crate::error::{Context, Error, Kind, Result};
-use crate::layout::{self, FORMAT, Key, sealed};
+use crate::layout::{self, Key, sealed};
 use crate::postgres::control::SystemId;
 use crate::storage::{Body, ListQuery, PutMode, Store, list_all};
 
@@ -115,6 +115,9 @@ impl Archive {
     }
 
     /// The clusters that have anything in the archive.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] if there is no archive at all.
     pub async fn clusters(&self) -> Result<Vec<SystemId>> {
         let mut clusters = Vec::new();
         list_all(&*self.store, ListQuery { fold: true, ..ListQuery::default() }, |page| {
@@ -122,6 +125,9 @@ impl Archive {
             clusters.extend(names);
         })
         .await?;
+        if clusters.is_empty() {
+            self.require_marker().await?;
+        }
         Ok(clusters)
     }
 
@@ -153,11 +159,16 @@ impl Archive {
         if !page.objects.is_empty() || !page.prefixes.is_empty() {
             return Ok(());
         }
+        self.require_marker().await
+    }
+
+    /// Where nothing else is, the marker must be.
+    async fn require_marker(&self) -> Result<()> {
         match self.store.head(&Key::Marker.to_string()).await {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == Kind::NotFound => {
                 Err(Error::new(Kind::Config, format!("there is no archive at {}", self.store.url("")))
-                    .detail(format!("it has neither {} nor anything of system identifier {system}", Key::Marker))
+                    .detail("nothing that walden has written is there")
                     .hint("Correct --prefix or WALDEN_PREFIX, or mount the file system."))
             }
             Err(error) => Err(error),
@@ -175,12 +186,7 @@ impl Archive {
                 let existing = self.store.get(&key.to_string(), None).await?.read_all(MARKER_LIMIT).await?;
                 let format =
                     sealed::marker_format(&existing).during(|| format!("could not read {}", self.url(&key)))?;
-                match format > FORMAT {
-                    true => Err(Error::new(Kind::Refused, format!("{} has format {format}", self.store.url("")))
-                        .detail(format!("this version of walden writes format {FORMAT}"))
-                        .hint("Use a newer version of walden.")),
-                    false => Ok(()),
-                }
+                layout::check_format(format!("the archive {}", self.store.url("")), format)
             }
             result => result,
         }

@@ -17,6 +17,19 @@ use crate::wal::timeline::Timeline;
 /// The version of the bucket's format that this build writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
 
+/// May this version read what says that it was written in `format`? `what` says it for the message, as in "the object".
+///
+/// # Errors
+/// [`Kind::Refused`] for a newer format.
+pub fn check_format(what: impl fmt::Display, format: u32) -> Result<()> {
+    if format <= FORMAT {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Refused, format!("{what} was written in format {format}"))
+        .detail(format!("this version of walden knows formats up to {FORMAT}"))
+        .hint("Use the version of walden that wrote it, or a newer one."))
+}
+
 /// The greatest number of parts in a volume: their names keep six digits, so that a shell's `*` sorts them.
 pub const MAX_PARTS: u32 = 1_000_000;
 

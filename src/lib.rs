@@ -5,14 +5,14 @@
 //! ```text
 //!            main ── cli ──────────────── words in, words out
 //!                     │
-//!  stories   wal::{push, fetch}  backup::push  restore
+//!  stories   wal::{push, fetch, verify}  backup::push  restore
 //!                     │
 //!  joiners   archive  backup::catalogue
 //!                     │
 //!  machines  storage  codec  durable  pipeline  observe  postgres::{client, datadir}
 //!                     │
-//!  words     error  config  layout  postgres::{lsn, control}  wal::{segment, timeline, header, chain}
-//!            backup::manifest  restore::plan
+//!  words     error  config  layout  postgres::{lsn, control, entry, label}
+//!            wal::{segment, timeline, header, chain}  backup::{manifest, plan}  restore::plan
 //! ```
 
 pub mod archive;

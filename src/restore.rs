@@ -50,8 +50,9 @@ pub struct Request {
 /// Restores a cluster. When this returns `Ok`, everything is on disk, and starting a server there begins the recovery.
 ///
 /// # Errors
-/// [`Refused`](crate::error::Kind::Refused) for an unsafe target; [`Incomplete`](crate::error::Kind::Incomplete) if WAL that is needed is not in the archive: nothing has
-/// been written then. After any later error the directory has no `global/pg_control`, and the next run clears it away.
+/// [`Refused`](crate::error::Kind::Refused) for an unsafe target, [`Incomplete`](crate::error::Kind::Incomplete) if WAL
+/// that is needed is not in the archive: nothing has been written then. After any later error the directory has no
+/// `global/pg_control`, and the next run clears it away.
 pub async fn restore(archive: &Archive, request: &Request, observer: &Arc<dyn Observer>) -> Result<Backup> {
     observer.notice(Event::Phase { name: "looking for a backup and its WAL".into(), bytes: None });
     let system = match request.system_id {

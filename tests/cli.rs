@@ -519,8 +519,9 @@ fn secrets_are_never_printed() {
 }
 
 #[test]
-fn an_archive_without_backups_lists_none() {
+fn an_archive_without_backups_lists_none_and_no_archive_is_an_error() {
     for scene in Scene::each() {
+        scene.walden(&["backup-list"]).run().code(3).stderr_has("there is no archive at");
         scene.push(&scene.write(&small(1))).code(0);
         scene.walden(&["backup-list"]).run().code(0);
         let list = scene.walden(&["backup-list", "--json"]).run().code(0);

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::layout::{BackupId, FORMAT, PartName, sealed};
+use crate::layout::{self, BackupId, FORMAT, PartName, sealed};
 use crate::postgres::control::SystemId;
 use crate::postgres::entry::Tablespace;
 use crate::postgres::lsn::Lsn;
@@ -76,11 +76,7 @@ impl Backup {
             format: u32,
         }
         let Version { format } = sealed::unseal(content)?;
-        if format > FORMAT {
-            return Err(Error::new(Kind::Refused, format!("the backup was taken in format {format}"))
-                .detail(format!("this version of walden reads up to format {FORMAT}"))
-                .hint("Use the version of walden that took it, or a newer one."));
-        }
+        layout::check_format("the backup", format)?;
         sealed::unseal(content)
     }
 
@@ -301,7 +297,7 @@ impl Files {
     /// volume.
     ///
     /// # Errors
-    /// [`Kind::Corrupt`] if it does not.
+    /// [`Kind::Corrupt`] if it does not, [`Kind::Refused`] for a newer format.
     pub fn read(id: BackupId, source: impl BufRead) -> Result<Files> {
         let mut lines = source.lines();
         let mut next = || -> Result<Option<Line>> {
@@ -310,10 +306,8 @@ impl Files {
             serde_json::from_str(&line).map(Some).map_err(|error| corrupt(id, error.to_string()))
         };
         match next()? {
-            Some(Line::Head(head)) if head.id == id && head.format <= FORMAT => {}
-            Some(Line::Head(head)) => {
-                return Err(corrupt(id, format!("it is that of {}, in format {}", head.id, head.format)));
-            }
+            Some(Line::Head(head)) if head.id == id => layout::check_format("the list of files", head.format)?,
+            Some(Line::Head(head)) => return Err(corrupt(id, format!("it is that of {}", head.id))),
             _ => return Err(corrupt(id, "it does not begin with its head".into())),
         }
         let mut files = Files::default();

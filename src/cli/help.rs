@@ -99,7 +99,8 @@ To just before a transaction that did harm, then open for writing:
 A standby:
   walden backup-fetch /var/lib/postgresql/15/main --standby
 
-Then start PostgreSQL. At a target it waits, readable; to open it for writing:
+Then start PostgreSQL. At a target it waits, readable except for what a transaction that was running then
+had locked; to open it for writing:
   psql -c 'SELECT pg_wal_replay_resume()'"
         }
         VerbName::BackupList => {
@@ -159,7 +160,7 @@ fn meaning(kind: Kind) -> &'static str {
         Kind::Corrupt => "data is damaged",
         Kind::Refused => "it would be unsafe",
         Kind::Incomplete => "something that must be complete has a gap",
-        Kind::Local => "this machine failed: disk full, file unreadable",
+        Kind::Local => "this machine failed: disk full, I/O error",
         Kind::Bug => "a defect in Walden",
     }
 }

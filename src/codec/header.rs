@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
-use crate::layout::FORMAT;
+use crate::layout;
 use crate::postgres::control::SystemId;
 
 /// The magic number of the skippable frame that holds a header, one of the sixteen that RFC 8878 (3.1.2) sets aside.
@@ -141,12 +141,9 @@ fn check_format(json: &str) -> Result<()> {
         format: u32,
     }
     match serde_json::from_str::<Version>(json) {
-        Ok(Version { format }) if format > FORMAT => {
-            Err(Error::new(Kind::Refused, format!("the object was written in format {format}"))
-                .detail(format!("this version of walden reads up to format {FORMAT}"))
-                .hint("Use the version of walden that wrote it, or a newer one."))
-        }
-        _ => Ok(()),
+        Ok(Version { format }) => layout::check_format("the object", format),
+        // Whoever reads all of it says what is wrong.
+        Err(_) => Ok(()),
     }
 }
 
@@ -157,6 +154,7 @@ fn corrupt(detail: &str) -> Error {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::layout::FORMAT;
     use proptest::prelude::*;
 
     pub(crate) fn sample() -> Header {

@@ -54,10 +54,12 @@ pub(super) fn prepare(destination: &Destination) -> Result<Prepared> {
         }
         clear(root, Some(&marker))?;
     } else {
-        refuse_content(root)?;
+        refuse_content(root)
+            .map_err(|error| error.hint("Restore to a directory that is empty or does not exist yet."))?;
     }
     for directory in destination.tablespaces().values() {
-        refuse_content(directory)?;
+        refuse_content(directory)
+            .map_err(|error| error.hint("Put the tablespace elsewhere with --tablespace-mapping OLD=NEW."))?;
     }
     durable::create_directories(root)?;
     let content = Marker { tablespaces: destination.tablespaces().values().cloned().collect() };
@@ -99,8 +101,7 @@ fn refuse_content(directory: &Path) -> Result<()> {
     let more = if names.len() > SHOWN { " and more" } else { "" };
     names.truncate(SHOWN);
     Err(Error::new(Kind::Refused, format!("\"{}\" is not empty", directory.display()))
-        .detail(format!("it holds {}{more}", names.join(", ")))
-        .hint("Restore to a directory that is empty or does not exist yet."))
+        .detail(format!("it holds {}{more}", names.join(", "))))
 }
 
 /// How many names a refusal shows.

@@ -15,9 +15,9 @@ const LEFT_OUT: [&str; 8] = [
     "tablespace_map",
 ];
 
-/// The same by the beginning of their names: relation caches, and temporary files and their directories
-/// (`PG_TEMP_FILE_PREFIX`).
-const LEFT_OUT_PREFIXES: [&str; 2] = ["pg_internal.init", "pgsql_tmp"];
+/// The same by the beginning of their names: relation caches, temporary files and their directories
+/// (`PG_TEMP_FILE_PREFIX`), and what a restore of ours that was killed at its very end may have left.
+const LEFT_OUT_PREFIXES: [&str; 3] = ["pg_internal.init", "pgsql_tmp", ".walden-"];
 
 /// Directories that must be there when a server starts, and empty (`excludeDirContents`).
 const EMPTIED: [&str; 7] =
