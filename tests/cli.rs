@@ -6,7 +6,7 @@ mod support;
 
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use support::forge::{self, SYSTEM_ID, Segment};
 use support::place::{Place, files_below};
 use support::random::Random;
 use support::s3::{Fault, On, Op};
+use support::tls::TlsFront;
 use support::walden::{Ran, Walden};
 
 /// A data directory without a server, and the archive that it pushes to and fetches from.
@@ -397,6 +398,30 @@ fn a_push_is_one_plain_put_and_a_fetch_one_get() {
     // The second request proves that there is an archive in which the segment is absent.
     let counts = (scene.s3().count(Op::Get), scene.s3().count(Op::List), scene.s3().requests().len());
     assert_eq!(counts, (1, 1, 2), "{:#?}", scene.s3().requests());
+}
+
+#[test]
+fn over_https_payloads_go_unsigned_and_only_the_named_authority_is_trusted() {
+    let scene = Scene::on_s3();
+    let front = TlsFront::start(scene.s3().address());
+    let name = scene.write(&small(1));
+    let path = format!("pg_wal/{name}");
+    let push = |authority: &Path| {
+        let walden = scene.walden(&["wal-push", &path]).env("AWS_ENDPOINT_URL", front.endpoint());
+        walden.env("AWS_CA_BUNDLE", authority).run()
+    };
+    push(&front.stranger()).code(5).stderr_has("AWS_CA_BUNDLE");
+    push(Path::new("/no/such/file")).code(10).stderr_has("AWS_CA_BUNDLE");
+    assert_eq!(scene.s3().requests().len(), 0);
+
+    push(&front.authority()).code(0);
+    let requests = scene.s3().requests();
+    assert_eq!((requests.len(), requests[0].header("x-amz-content-sha256")), (1, "UNSIGNED-PAYLOAD"));
+    // The store checks what came all the same.
+    assert_eq!(requests[0].header("x-amz-checksum-crc32c").len(), 8);
+    let fetch = scene.walden(&["wal-fetch", &name, "pg_wal/RECOVERYXLOG"]).env("AWS_ENDPOINT_URL", front.endpoint());
+    fetch.env("AWS_CA_BUNDLE", front.authority()).run().code(0);
+    assert_eq!(scene.fetched().unwrap(), small(1).bytes());
 }
 
 #[test]

@@ -10,5 +10,6 @@ pub mod load;
 pub mod place;
 pub mod random;
 pub mod s3;
+pub mod tls;
 pub mod user;
 pub mod walden;

@@ -90,6 +90,11 @@ impl S3 {
         S3 { address, shared, runtime: Some(runtime) }
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Where it listens, as a URL.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
