@@ -20,7 +20,8 @@ use tempfile::TempDir;
 use walden::error::{Error, Kind, Recovery};
 use walden::postgres::client::{ArchiveMode, Archiving, Client, Environment};
 use walden::postgres::control::{CONTROL_FILE, ControlFile, SystemId};
-use walden::postgres::datadir::{self, EntryKind, Walk};
+use walden::postgres::datadir::{self, Walk};
+use walden::postgres::entry::{Entry, EntryKind};
 use walden::postgres::label::BackupLabel;
 use walden::postgres::lsn::Lsn;
 use walden::wal::segment::SegmentSize;
@@ -566,7 +567,7 @@ struct Sent {
     mode: u32,
 }
 
-fn sent_of(entry: &datadir::Entry) -> Sent {
+fn sent_of(entry: &Entry) -> Sent {
     Sent { kind: entry.kind, size: entry.size, mode: entry.mode }
 }
 
