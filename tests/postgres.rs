@@ -530,7 +530,7 @@ fn the_walk_finds_what_pg_basebackup_sends() {
         return;
     };
     let data = &cluster.data();
-    let _session = populate(&cluster);
+    let mut session = populate(&cluster);
 
     let walk = datadir::walk(data, &datadir::read_control(data).unwrap().0).unwrap();
     let mut ours: BTreeMap<String, Sent> =
@@ -558,6 +558,8 @@ fn the_walk_finds_what_pg_basebackup_sends() {
         assert!(ours.contains_key(path), "{path}");
     }
     assert!(walk.entries.iter().any(|entry| entry.path.ends_with("_init")), "no unlogged table was there");
+    session.kill().unwrap();
+    session.wait().unwrap();
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

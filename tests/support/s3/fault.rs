@@ -54,13 +54,16 @@ impl On {
     }
 }
 
+/// How often each request (operation, key and query) has come in.
+type Seen = HashMap<(Op, String, String), usize>;
+
 #[derive(Default)]
 pub(super) struct Faults {
     pub queue: VecDeque<(On, Fault)>,
     /// Those that are never used up.
     pub lasting: Vec<(On, Fault)>,
     /// The fault for first tries, and how often each operation on each key was tried.
-    pub first_tries: Option<(Fault, HashMap<(Op, String, String), usize>)>,
+    pub first_tries: Option<(Fault, Seen)>,
 }
 
 impl Faults {
