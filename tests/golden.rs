@@ -4,6 +4,8 @@
 //! `tests/golden/N.sums` says what must come out of it: the SHA-256 of each file. Both are written once; a test that no
 //! longer passes has found a reader that forgot something.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod support;
 
 use std::fmt::Write;
