@@ -148,6 +148,7 @@ fn a_restore_stops_on_the_asked_marker_and_not_one_row_later() {
         let primary = Cluster::primary(postgres, place);
         primary.sql("CREATE TABLE marks (mark int)");
         let before = primary.value("SELECT clock_timestamp()");
+        primary.archive_all();
         restore(&Cluster::empty(postgres, place), &[]).code(1);
         back_up(&primary);
         let marks = mark(&primary);
