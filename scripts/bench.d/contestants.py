@@ -1,0 +1,168 @@
+"""Who is measured, and how each is called. Every command line is a row here, run by `sh -c`.
+
+A command finds in its environment $PREFIX (s3://bucket/repository), $BUCKET, $REPOSITORY, $ENDPOINT, $SCRATCH (a
+directory of its own), $WORKERS, the variables of AWS with AWS_CA_BUNDLE, and those of libpq. Its arguments are
+
+    init                               nothing; makes the repository where one must be made
+    push     pg_wal/SEGMENT            in a data directory, as archive_command
+    fetch    SEGMENT pg_wal/FILE       in a data directory, as restore_command
+    backup   DIRECTORY                 of the running server
+    restore  DIRECTORY                 which is empty
+    version
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+PGBACKREST_CONF = """[global]
+repo1-type=s3
+repo1-s3-bucket={bucket}
+repo1-s3-endpoint={host}
+repo1-s3-region=us-east-1
+repo1-s3-key={key}
+repo1-s3-key-secret={secret}
+repo1-s3-uri-style=path
+repo1-storage-ca-file={authority}
+repo1-bundle=y
+repo1-retention-full=9999999
+compress-type=zst
+compress-level=1
+start-fast=y
+log-level-console=warn
+log-level-file=off
+log-path={directory}
+lock-path={directory}
+spool-path={directory}/spool
+[main]
+pg1-socket-path={socket}
+pg1-port=5432
+pg1-user=postgres
+"""
+
+CURL_CONF = """silent
+show-error
+fail
+cacert = "{authority}"
+aws-sigv4 = "aws:amz:us-east-1:s3"
+user = "{key}:{secret}"
+header = "x-amz-content-sha256: UNSIGNED-PAYLOAD"
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Contestant:
+    """A tool, and the command line of each verb that it has."""
+
+    name: str
+    commands: dict
+    stays: bool = False  # leaves processes behind that work ahead: only of interest where many segments wait
+
+    def can(self, verb):
+        return verb in self.commands
+
+
+def walden(program):
+    call = f'{program} --prefix "$PREFIX"'
+    return Contestant(
+        "walden",
+        {
+            "push": f'{call} wal-push "$1"',
+            "fetch": f'{call} wal-fetch "$1" "$2"',
+            "backup": f'{call} backup-push "$1"',
+            "restore": f'{call} backup-fetch "$1"',
+            "version": f"{program} --version",
+        },
+    )
+
+
+def pgbackrest(stays=False):
+    """pgBackRest with the codec, the workers and the bundles that make it comparable."""
+    name = "pgbackrest-async" if stays else "pgbackrest"
+    options = "--archive-async --process-max=$WORKERS" if stays else ""
+    call = f'pgbackrest --config="$SCRATCH/pgbackrest.conf" --repo1-path="/$REPOSITORY" --stanza=main'
+    commands = {
+        "init": f'{call} --pg1-path="$PWD" --no-online stanza-create',
+        "push": f'{call} --pg1-path="$PWD" {options} archive-push "$1"',
+        "fetch": f'{call} --pg1-path="$PWD" {options} archive-get "$1" "$2"',
+    }
+    if not stays:
+        commands |= {
+            "backup": f'{call} --pg1-path="$1" --process-max=$WORKERS --type=full backup',
+            "restore": f'{call} --pg1-path="$1" --process-max=$WORKERS restore',
+            "version": "pgbackrest version",
+        }
+    return Contestant(name, commands, stays)
+
+
+def stock():
+    """The floor: programs that every distribution has. No digests, no checks, no durability beyond a sync."""
+    call = 'curl --config "$SCRATCH/curl.conf"'
+    url = '"$ENDPOINT/$BUCKET/$REPOSITORY/'
+    return Contestant(
+        "curl+zstd",
+        {
+            "push": f'zstd -q -1 -f "$1" -o "$SCRATCH/segment" && {call} -T "$SCRATCH/segment" {url}${{1##*/}}"',
+            "fetch": f'{call} -o "$SCRATCH/segment" {url}$1" && zstd -q -d -f "$SCRATCH/segment" -o "$2"',
+            "backup": "pg_basebackup -D - -Ft -X none -c fast --no-manifest"
+            f' | zstd -q -1 -f -o "$SCRATCH/base" && {call} -T "$SCRATCH/base" {url}base.tar.zst"',
+            "restore": f'{call} {url}base.tar.zst" | zstd -q -d | tar -x -C "$1" && sync -f "$1"',
+            "version": "curl --version",
+        },
+    )
+
+
+def other_tool(program):
+    """Any other tool, by the variables TOOL_*; the defaults are those of the WAL-E family."""
+    settings = os.environ.get("TOOL_ENV")
+    prelude = f'TOOL={program}; set -a; . {Path(settings).resolve()}; set +a; ' if settings else f"TOOL={program}; "
+    default = {
+        "init": "true",
+        "push": '"$TOOL" wal-push "$1"',
+        "fetch": '"$TOOL" wal-fetch "$1" "$2"',
+        "backup": '"$TOOL" backup-push "$1"',
+        "restore": '"$TOOL" backup-fetch "$1" LATEST',
+        "version": '"$TOOL" --version',
+    }
+    commands = {verb: os.environ.get(f"TOOL_{verb.upper()}", text) for verb, text in default.items()}
+    return Contestant(Path(program).name, {verb: prelude + text for verb, text in commands.items() if text})
+
+
+def all_contestants(walden_program):
+    tools = [walden(walden_program), pgbackrest(), pgbackrest(stays=True), stock()]
+    return tools + [other_tool(os.environ["TOOL"])] if "TOOL" in os.environ else tools
+
+
+def write_settings(store, cluster, directory):
+    """Writes the files that command lines refer to."""
+    values = {
+        "bucket": store.bucket,
+        "host": store.endpoint.removeprefix("https://"),
+        "key": store.key,
+        "secret": store.secret,
+        "authority": store.authority,
+        "directory": directory,
+        "socket": cluster.scratch,
+    }
+    (directory / "pgbackrest.conf").write_text(PGBACKREST_CONF.format(**values))
+    (directory / "curl.conf").write_text(CURL_CONF.format(**values))
+
+
+def environment(store, cluster, directory, repository, workers):
+    """What a command finds in its environment; nothing of the caller's but PATH and libpq's."""
+    return {
+        "PATH": f"{cluster.programs}:{os.environ['PATH']}",
+        "PREFIX": f"s3://{store.bucket}/{repository}",
+        "BUCKET": store.bucket,
+        "REPOSITORY": repository,
+        "ENDPOINT": store.endpoint,
+        "SCRATCH": str(directory),
+        "WORKERS": str(workers),
+        "AWS_ENDPOINT_URL": store.endpoint,
+        "AWS_CA_BUNDLE": str(store.authority),
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": store.key,
+        "AWS_SECRET_ACCESS_KEY": store.secret,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    } | {name: cluster.environment[name] for name in ["PGHOST", "PGPORT", "PGUSER", "PGDATABASE"]}

@@ -1,0 +1,117 @@
+"""What a command costs, measured from outside: whole processes, with all that they start."""
+
+import ctypes
+import os
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+
+# nginx notes a request when it has sent the answer's end, which may be just after the client has read it.
+SETTLE_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The cost of one command, or of several that ran one after the other."""
+
+    wall: float = 0.0  # seconds from start to exit
+    cpu: float = 0.0  # seconds, user and system, of all processes, with those that outlive the command
+    memory: float = 0.0  # MiB resident at the peak of the largest single process
+    requests: int = 0  # that the store answered
+    sent: int = 0  # bytes of the bodies of requests: what is stored
+    received: int = 0  # bytes of the bodies of answers
+
+    def __add__(self, other):
+        return Sample(
+            self.wall + other.wall,
+            self.cpu + other.cpu,
+            max(self.memory, other.memory),
+            self.requests + other.requests,
+            self.sent + other.sent,
+            self.received + other.received,
+        )
+
+
+@dataclass(frozen=True)
+class Command:
+    """A shell's command line, run the way PostgreSQL runs archive_command: `sh -c`, in a data directory."""
+
+    text: str
+    arguments: tuple
+    directory: Path
+    environment: dict
+
+
+class Failed(SystemExit):
+    """A command that should have been measured did not do its work: there is nothing to compare."""
+
+
+class Meter:
+    """Runs commands as another user and adds up what they cost. Never decides what is run, or how often."""
+
+    def __init__(self, time_program, account, requests_log, directory):
+        self.time_program = time_program
+        self.account = account
+        self.requests_log = requests_log
+        self.memory_file = directory / "memory"
+        self.output = directory / "output"
+
+    def adopt_orphans(self):
+        """From now on processes that outlive their parents are ours to wait for. Call it when all servers are up."""
+        if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+    def measure(self, commands):
+        """Runs the commands in turn. Whatever an iterator does between them is not measured."""
+        read_from = self.requests_log.stat().st_size
+        total = Sample()
+        for command in commands:
+            total += self._run(command)
+        total += self._wait_for_orphans()
+        return total + self._requests_since(read_from)
+
+    def _run(self, command):
+        shell = ["sh", "-c", command.text, "sh", *map(str, command.arguments)]
+        # Linux counts the memory that a process had before its exec, so the command must not be a child of this Python:
+        # GNU time is small, and tells the memory of its child alone.
+        timed = [self.time_program, "-f", "%M", "-o", self.memory_file, *shell]
+        with open(self.output, "wb") as output:
+            began = time.perf_counter()
+            process = subprocess.Popen(
+                timed,
+                cwd=command.directory,
+                env=command.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                **self.account.as_user(),
+            )
+            _, status, usage = os.wait4(process.pid, 0)
+            wall = time.perf_counter() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != 0:
+            said = self.output.read_text(errors="replace")[-2000:]
+            raise Failed(f"{said}\nexit status {process.returncode} of: {shell[2]} {shell[4:]}")
+        memory = int(self.memory_file.read_text().split()[-1]) / 1024
+        return Sample(wall, usage.ru_utime + usage.ru_stime, memory)
+
+    def _wait_for_orphans(self):
+        total = Sample()
+        while True:
+            try:
+                _, _, usage = os.wait4(-1, 0)
+            except ChildProcessError:
+                return total
+            total += Sample(0.0, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+    def _requests_since(self, offset):
+        time.sleep(SETTLE_SECONDS)
+        with open(self.requests_log) as log:
+            log.seek(offset)
+            rows = [line.split() for line in log]
+        sent = sum(int(length) for method, length, _ in rows if method == "PUT" and length != "-")
+        received = sum(int(length) for _, _, length in rows)
+        return Sample(requests=len(rows), sent=sent, received=received)
