@@ -33,6 +33,20 @@ pub enum Stored {
     Already,
 }
 
+/// An object that is ready to be stored.
+#[derive(Clone, Debug)]
+pub struct Encoded {
+    header: Header,
+    body: Body,
+}
+
+impl Encoded {
+    /// Bytes of the object.
+    pub fn size(&self) -> u64 {
+        self.body.size()
+    }
+}
+
 impl Archive {
     /// An archive in `store` that compresses new files with this zstd level.
     pub fn new(store: Arc<dyn Store>, level: i32) -> Archive {
@@ -49,12 +63,10 @@ impl Archive {
         self.store.url(&key.to_string())
     }
 
-    /// Stores a plain file of `size` bytes. `Ok` means that these bytes are in the archive, complete and durable: put there
-    /// now, or there already with the same content, which is then read back and checked.
+    /// Stores a plain file of `size` bytes: [`Archive::encode`], then [`Archive::put_encoded`].
     ///
     /// # Errors
-    /// [`Kind::Conflict`] if there is other content under the key, with both digests; it is never overwritten.
-    /// [`Kind::Corrupt`] if what is there is damaged.
+    /// Theirs.
     pub async fn put_file(
         &self,
         key: &Key,
@@ -62,14 +74,29 @@ impl Archive {
         size: u64,
         file: Description,
     ) -> Result<Stored> {
+        let encoded = self.encode(source, size, file).await?;
+        self.put_encoded(key, encoded).await
+    }
+
+    /// Makes the object of a plain file of `size` bytes, on threads of its own.
+    ///
+    /// # Errors
+    /// [`Kind::Local`] if the file cannot be read or has another length by now.
+    pub async fn encode(&self, source: impl Read + Send + 'static, size: u64, file: Description) -> Result<Encoded> {
         let level = self.level;
-        let encode = move || codec::encode(source, size, file, level);
-        let (header, body) = match tokio::task::spawn_blocking(encode).await {
-            Ok(result) => result?,
-            Err(lost) => {
-                return Err(Error::new(Kind::Bug, "the compressing thread ended early").detail(lost.to_string()));
-            }
-        };
+        match tokio::task::spawn_blocking(move || codec::encode(source, size, file, level)).await {
+            Ok(result) => result.map(|(header, body)| Encoded { header, body }),
+            Err(lost) => Err(Error::new(Kind::Bug, "the compressing thread ended early").detail(lost.to_string())),
+        }
+    }
+
+    /// Stores an object. `Ok` means that it is in the archive, complete and durable: put there now, or there already with
+    /// the same plain content, which is then read back and checked.
+    ///
+    /// # Errors
+    /// [`Kind::Conflict`] if there is other content under the key, with both digests; it is never overwritten.
+    /// [`Kind::Corrupt`] if what is there is damaged.
+    pub async fn put_encoded(&self, key: &Key, Encoded { header, body }: Encoded) -> Result<Stored> {
         let object_size = body.size();
         match self.store.put(&key.to_string(), body, PutMode::New).await {
             Ok(()) => Ok(Stored::New { object_size }),
@@ -200,8 +227,10 @@ fn compare(url: &str, ours: &Header, existing: &Header) -> Result<()> {
     if ours.plain_blake3 == existing.plain_blake3 && ours.plain_size == existing.plain_size {
         return Ok(());
     }
-    let describe =
-        |header: &Header| format!("system identifier {}, BLAKE3 {}", header.file.system_id, header.plain_blake3);
+    let describe = |header: &Header| {
+        let timeline = header.file.timeline.map_or(String::new(), |timeline| format!("timeline {}, ", timeline.0));
+        format!("system identifier {}, {timeline}BLAKE3 {}", header.file.system_id, header.plain_blake3)
+    };
     Err(Error::new(Kind::Conflict, format!("{url} exists with other content"))
         .detail(format!("there: {}", describe(existing)))
         .detail(format!("here: {}", describe(ours)))

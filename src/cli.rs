@@ -9,6 +9,7 @@ pub mod config;
 mod help;
 mod message;
 mod restore_command;
+mod signals;
 mod verbs;
 
 use std::ffi::OsString;
@@ -19,24 +20,31 @@ use std::process::Command;
 
 use self::arguments::Parsed;
 use crate::config::options;
+use crate::config::row::VerbName;
 use crate::config::sources::{self, ENVDIR_VARIABLE, Envdir, Environment};
-use crate::config::value::LogFormat;
-use crate::error::{Caller, Context, Error, Kind, Result, exit_code};
+use crate::config::value::{LogFormat, OnError};
+use crate::error::{Caller, Context, Error, Kind, Recovery, Result, exit_code};
 use crate::postgres::datadir;
 
-/// Does what the command line says and returns the exit code. Does not panic and does not exit.
+/// How this run is to end, as far as is known.
+struct Ending {
+    format: LogFormat,
+    caller: Caller,
+}
+
+/// Does what the command line says and returns the exit code. Does not panic and does not exit, but for a signal.
 pub fn run(arguments: Vec<OsString>, variables: impl IntoIterator<Item = (OsString, OsString)>) -> u8 {
-    let caller = caller(&arguments);
+    let mut ending = Ending { format: LogFormat::Text, caller: caller(&arguments) };
+    signals::answer_for(ending.caller);
     // A panic is reported below, in the form of every other error.
     std::panic::set_hook(Box::new(|_| {}));
-    let mut format = LogFormat::Text;
-    let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| act(arguments, variables, &mut format)));
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| act(arguments, variables, &mut ending)));
     let outcome = outcome.unwrap_or_else(|panic| Err(bug(&*panic)));
     match outcome {
         Ok(()) => 0,
         Err(error) => {
-            message::error(&error, format);
-            exit_code(error.kind(), caller)
+            message::error(&error, ending.format);
+            exit_code(error.kind(), ending.caller)
         }
     }
 }
@@ -44,17 +52,20 @@ pub fn run(arguments: Vec<OsString>, variables: impl IntoIterator<Item = (OsStri
 /// Who will read the exit code: found without understanding the rest of the command line, for a mistake there must not
 /// end a recovery either.
 fn caller(arguments: &[OsString]) -> Caller {
-    match arguments::may_be_wal_fetch(arguments) {
+    if arguments::may_be(VerbName::WalFetch, arguments) {
         // The working directory of restore_command is the data directory.
-        true => Caller::Restore(datadir::recovery_mode(Path::new("."))),
-        false => Caller::Plain,
+        Caller::Restore(datadir::recovery_mode(Path::new(".")))
+    } else if arguments::may_be(VerbName::WalPush, arguments) {
+        Caller::Archiver
+    } else {
+        Caller::Plain
     }
 }
 
 fn act(
     arguments: Vec<OsString>,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
-    format: &mut LogFormat,
+    ending: &mut Ending,
 ) -> Result<()> {
     let environment = Environment::of_process(variables)?;
     match arguments::parse(arguments, &environment)? {
@@ -65,8 +76,13 @@ fn act(
         Parsed::Enter(envdir) => Err(enter(envdir)),
         Parsed::Run(invocation) => {
             let settings = &invocation.settings;
-            *format = settings.get(&options::LOG_FORMAT)?;
-            message::start_log(settings.get(&options::LOG_LEVEL)?, *format);
+            ending.format = settings.get(&options::LOG_FORMAT)?;
+            ending.caller = match (ending.caller, settings.get(&options::ON_ERROR)?) {
+                (Caller::Restore(_), OnError::Missing) => Caller::Restore(Recovery::Standby),
+                (Caller::Restore(_), OnError::Abort) => Caller::Restore(Recovery::Targeted),
+                (caller, _) => caller,
+            };
+            message::start_log(settings.get(&options::LOG_LEVEL)?, ending.format);
             verbs::run(invocation, &environment)
         }
     }

@@ -41,6 +41,21 @@ impl Staged {
         Ok(Staged { temporary, target: target.to_path_buf() })
     }
 
+    /// Opens a staged file for `target` under a name of the caller's in the same directory, by which others can see how it
+    /// grows.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if that name is taken.
+    pub fn at(path: &Path, target: &Path) -> io::Result<Staged> {
+        let (directory, name) = (path.parent().unwrap_or(Path::new(".")), path.file_name().unwrap_or_default());
+        let temporary = tempfile::Builder::new()
+            .prefix(name)
+            .rand_bytes(0)
+            .permissions(std::fs::Permissions::from_mode(0o666))
+            .tempfile_in(directory)?;
+        Ok(Staged { temporary, target: target.to_path_buf() })
+    }
+
     /// The file to write to.
     pub fn file(&mut self) -> &mut File {
         self.temporary.as_file_mut()
@@ -146,6 +161,23 @@ pub fn create_directories(directory: &Path) -> Result<()> {
 pub fn rename(from: &Path, to: &Path) -> Result<()> {
     std::fs::rename(from, to).during(|| format!("could not rename \"{}\" to \"{}\"", from.display(), to.display()))?;
     sync_parent(to)
+}
+
+/// Gives a complete file another name, also on another file system, replacing what bears it; not synced. The old name is
+/// gone afterwards.
+pub fn hand_over(from: &Path, to: &Path) -> Result<()> {
+    let what = || format!("could not rename \"{}\" to \"{}\"", from.display(), to.display());
+    match std::fs::rename(from, to) {
+        Err(error) if error.kind() == ErrorKind::CrossesDevices => {
+            let mut staged = Staged::beside(to).during(what)?;
+            io::copy(&mut File::open(from).during(what)?, staged.file()).during(what)?;
+            staged.rename()?;
+            // What stays is removed by whoever put it there.
+            let _ = std::fs::remove_file(from);
+            Ok(())
+        }
+        outcome => outcome.during(what),
+    }
 }
 
 /// Writes a whole file in place of whatever bears the name; durable when this returns.

@@ -75,8 +75,10 @@ impl Kind {
 /// Who reads the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// A person, cron, a script; also the archiver (`archive_command`), whose range 1..=125 every kind's code keeps.
+    /// A person, cron, a script.
     Plain,
+    /// PostgreSQL's archiver (`archive_command`): its range 1..=125 is that of every kind's code.
+    Archiver,
     /// PostgreSQL's startup process (`restore_command`), in the mode that the signal files of the data directory say.
     Restore(Recovery),
 }
@@ -95,6 +97,10 @@ pub enum Recovery {
 /// The code of `wal-fetch` that makes PostgreSQL stop instead of ending the recovery early: above 125, and not 143,
 /// which PostgreSQL takes for a quiet shutdown (`RestoreArchivedFile` in src/backend/access/transam/xlogarchive.c).
 pub const STOP_RECOVERY: u8 = 200;
+
+/// The code of `wal-push` when a signal ends it: a shell's 128 and more would make the archiver end too, and not count
+/// the failure (`pgarch_archiveXlog` in src/backend/postmaster/pgarch.c).
+pub const INTERRUPTED: u8 = 11;
 
 /// The one place where an error's kind becomes an exit code.
 ///
@@ -237,7 +243,8 @@ mod tests {
     #[test]
     fn archiver_codes_stay_below_126() {
         for kind in Kind::ALL {
-            assert!((1..=125).contains(&exit_code(kind, Caller::Plain)), "{kind:?}");
+            assert!((1..=125).contains(&exit_code(kind, Caller::Archiver)), "{kind:?}");
+            assert_ne!(exit_code(kind, Caller::Archiver), INTERRUPTED, "{kind:?}");
         }
     }
 

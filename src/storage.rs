@@ -73,6 +73,15 @@ pub struct Options {
     pub checksum: Checksum,
 }
 
+/// The address of what lies at `location` as seen from this process, by which one process's notes are told from another's:
+/// the same prefix at another endpoint is another archive.
+pub fn address(location: &Location) -> String {
+    match location {
+        Location::Directory(_) => location.to_string(),
+        Location::Bucket { .. } => format!("{location} at {}", s3::endpoint().unwrap_or_default()),
+    }
+}
+
 /// Opens the store. Nothing is read from or written to it yet.
 ///
 /// # Errors

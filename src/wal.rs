@@ -4,7 +4,10 @@
 pub mod chain;
 pub mod fetch;
 pub mod header;
+pub mod prefetch;
 pub mod push;
+pub mod receive;
 pub mod segment;
+pub mod spool;
 pub mod timeline;
 pub mod verify;

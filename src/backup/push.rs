@@ -178,6 +178,7 @@ async fn commit(archive: &Archive, backup: &Backup, files: Vec<u8>) -> Result<()
     let description = Description {
         name: "files".to_owned(),
         system_id: backup.system_id,
+        timeline: None,
         segment_size: None,
         postgres: Some(backup.postgres),
     };

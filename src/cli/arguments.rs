@@ -54,6 +54,8 @@ pub enum Verb {
         name: WalFile,
         /// Where to put it, from the current directory.
         path: PathBuf,
+        /// Fetch those that follow it instead.
+        ahead: bool,
     },
     /// Make a base backup.
     BackupPush {
@@ -108,10 +110,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>, environment: &Enviro
     }
 }
 
-/// Whether this may be PostgreSQL's `restore_command`, even if it cannot be understood: an exit code that PostgreSQL
-/// takes for the end of the archive must not come from a mistyped flag either.
-pub fn may_be_wal_fetch(arguments: &[OsString]) -> bool {
-    arguments.iter().skip(1).any(|word| word == VerbName::WalFetch.as_str())
+/// Whether this may be the verb, even if the command line cannot be understood: an exit code that PostgreSQL takes for the
+/// end of the archive must not come from a mistyped flag either.
+pub fn may_be(verb: VerbName, arguments: &[OsString]) -> bool {
+    arguments.iter().skip(1).any(|word| word == verb.as_str())
 }
 
 fn text(word: OsString) -> Result<String> {
@@ -239,6 +241,7 @@ fn verb(name: VerbName, matches: &ArgMatches, settings: &Settings) -> Result<Ver
         VerbName::WalFetch => Verb::WalFetch {
             name: required(matches, help::NAME, str::parse)?,
             path: required(matches, help::PATH, PathBuf::read)?,
+            ahead: settings.get(&options::AHEAD)?,
         },
         VerbName::BackupPush => Verb::BackupPush { pgdata: optional(matches, help::PGDATA, PathBuf::read)? },
         VerbName::BackupFetch => Verb::BackupFetch(BackupFetch {
@@ -346,7 +349,10 @@ mod tests {
         let path = PathBuf::from("pg_wal/x");
         for (line, verb) in [
             ("wal-push pg_wal/x".to_owned(), Verb::WalPush { path: path.clone() }),
-            (format!("wal-fetch {segment} pg_wal/x"), Verb::WalFetch { name: segment.parse().unwrap(), path }),
+            (
+                format!("wal-fetch {segment} pg_wal/x"),
+                Verb::WalFetch { name: segment.parse().unwrap(), path, ahead: false },
+            ),
             ("backup-push".to_owned(), Verb::BackupPush { pgdata: None }),
             ("backup-push /pg".to_owned(), Verb::BackupPush { pgdata: Some("/pg".into()) }),
             ("backup-list --json".to_owned(), Verb::BackupList),
@@ -541,8 +547,8 @@ mod tests {
 
     #[test]
     fn a_restore_command_is_recognised_even_where_it_cannot_be_understood() {
-        assert!(may_be_wal_fetch(&words("--nonsense wal-fetch")));
-        assert!(!may_be_wal_fetch(&words("wal-push x")));
+        assert!(may_be(VerbName::WalFetch, &words("--nonsense wal-fetch")));
+        assert!(!may_be(VerbName::WalFetch, &words("wal-push x")));
     }
 
     proptest! {

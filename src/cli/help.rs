@@ -2,7 +2,7 @@
 //! that can be pasted. Never says anything of a setting.
 
 use crate::config::row::VerbName;
-use crate::error::{Kind, STOP_RECOVERY};
+use crate::error::{INTERRUPTED, Kind, STOP_RECOVERY};
 
 /// What a verb is given by its place on the command line.
 pub(super) struct Positional {
@@ -140,6 +140,7 @@ to libpq.
 Exit status:
     0  done
 {}
+   {INTERRUPTED}  wal-push was ended by a signal
   {STOP_RECOVERY}  wal-fetch in a recovery that must not end early, instead of all but 0 and 1
 
 Begin with:

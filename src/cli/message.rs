@@ -61,6 +61,8 @@ pub(super) fn start_log(level: LogLevel, format: LogFormat) {
     };
     let registry = tracing_subscriber::registry().with(Targets::new().with_target("walden", level));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    // It would tell of a closed standard error on standard error, and panic.
+    let lines = lines.log_internal_errors(false);
     // Refused only if a log has been started before, which then goes on.
     let _ = match format {
         LogFormat::Text => registry.with(lines.with_ansi(false).without_time()).try_init(),

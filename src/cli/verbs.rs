@@ -2,13 +2,15 @@
 
 use std::future::Future;
 use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use super::arguments::{BackupFetch, Invocation, Verb};
 use super::{backups, config, message, restore_command};
 use crate::archive::Archive;
 use crate::backup::catalogue;
-use crate::backup::push::{self, Options};
+use crate::backup::push as backup_push;
 use crate::config::options;
 use crate::config::row::Setting;
 use crate::config::sources::Environment;
@@ -20,39 +22,27 @@ use crate::postgres::client::Client;
 use crate::postgres::control::SystemId;
 use crate::restore::{self, Request};
 use crate::storage;
-use crate::wal::fetch;
-use crate::wal::push as wal_push;
+use crate::wal::segment::WalFile;
+use crate::wal::spool::Spool;
+use crate::wal::{fetch, prefetch, push};
 
 /// Does it.
 pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Environment) -> Result<()> {
     match verb {
-        Verb::WalPush { path } => on_one_thread(async {
-            let archive = archive(&settings, &options::WAL_COMPRESSION).await?;
-            let data_directory = settings.find(&options::PGDATA)?;
-            let stored = wal_push::push(&archive, &path, data_directory.as_deref()).await?;
-            tracing::info!(?stored, "archived \"{}\"", path.display());
-            Ok(())
-        }),
-        Verb::WalFetch { name, path } => on_one_thread(async {
-            let archive = archive(&settings, &options::WAL_COMPRESSION).await?;
-            let data_directory = settings.find(&options::PGDATA)?;
-            let system_id = settings.find(&options::SYSTEM_ID)?;
-            fetch::fetch(&archive, &fetch::Request { file: name, target: path, data_directory, system_id }).await?;
-            tracing::info!("fetched \"{name}\"");
-            Ok(())
-        }),
+        Verb::WalPush { path } => wal_push(path, &settings),
+        Verb::WalFetch { name, path, ahead } => wal_fetch(name, path, ahead, &settings),
         Verb::BackupPush { pgdata } => on_all_threads(async {
             let archive = archive(&settings, &options::BACKUP_COMPRESSION).await?;
             let variables = environment.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
             let client = Client::connect(&variables).await?;
-            let options = Options {
+            let options = backup_push::Options {
                 data_directory: pgdata,
                 workers: workers(&settings)?,
                 level: level(&settings, &options::BACKUP_COMPRESSION)?,
                 part_size: settings.get(&options::PART_SIZE)? as usize,
                 wal_timeout: settings.get(&options::WAL_TIMEOUT)?,
             };
-            let backup = push::push(&archive, &client, &options, &observer()).await?;
+            let backup = backup_push::push(&archive, &client, &options, &observer()).await?;
             if settings.get(&options::JSON)? {
                 message::print(&backups::json(&backup)?);
             } else if std::io::stdout().is_terminal() {
@@ -95,6 +85,75 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             });
             Ok(())
         }
+    }
+}
+
+fn wal_push(path: PathBuf, settings: &Settings) -> Result<()> {
+    let request = push::Request {
+        spool: Spool::new(settings.find(&options::SPOOL_DIR)?, &path),
+        path,
+        data_directory: settings.find(&options::PGDATA)?,
+        address: storage::address(&settings.get(&options::PREFIX)?),
+        ahead: settings.get(&options::PUSH_AHEAD)? as usize,
+        timeout: settings.get(&options::PUSH_TIMEOUT)?,
+    };
+    if push::went_ahead(&request)? {
+        tracing::info!("\"{}\" had been archived ahead of its turn", request.path.display());
+        return Ok(());
+    }
+    on_one_thread(async {
+        let archive = archive(settings, &options::WAL_COMPRESSION).await?;
+        push::push(&archive, &request).await.map(drop)
+    })
+}
+
+fn wal_fetch(file: WalFile, target: PathBuf, ahead: bool, settings: &Settings) -> Result<()> {
+    let job = fetch::Job::new(fetch::Request {
+        file,
+        spool: Spool::new(settings.find(&options::SPOOL_DIR)?, &target),
+        target,
+        data_directory: settings.find(&options::PGDATA)?,
+        system_id: settings.find(&options::SYSTEM_ID)?,
+        address: storage::address(&settings.get(&options::PREFIX)?),
+        prefetch: settings.get(&options::PREFETCH)?,
+    })?;
+    if ahead {
+        return fetch_ahead(&job, settings);
+    }
+    if fetch::take(&job)? {
+        tracing::info!("\"{file}\" had been fetched ahead");
+    } else {
+        on_one_thread(async {
+            let archive = archive(settings, &options::WAL_COMPRESSION).await?;
+            fetch::fetch(&archive, &job).await
+        })?;
+        tracing::info!("fetched \"{file}\"");
+    }
+    if job.lacks_prefetcher() {
+        start_prefetcher();
+    }
+    Ok(())
+}
+
+fn fetch_ahead(job: &fetch::Job, settings: &Settings) -> Result<()> {
+    let Some(ahead) = job.ahead() else { return Ok(()) };
+    on_all_threads(async {
+        let archive = archive(settings, &options::WAL_COMPRESSION).await?;
+        prefetch::run(&archive, ahead).await
+    })
+}
+
+/// Starts this very command again, as the process that fetches ahead. It must outlive this one, and hold none of the
+/// server's files: the collector of its log ends only when every copy of its pipe is closed (`SysLoggerMain` in
+/// src/backend/postmaster/syslogger.c).
+fn start_prefetcher() {
+    let start = || -> std::io::Result<()> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(std::env::args_os().skip(1)).arg(format!("--{}", options::AHEAD.row.name));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().map(drop)
+    };
+    if let Err(error) = start() {
+        tracing::info!("nothing is fetched ahead: {error}");
     }
 }
 

@@ -179,7 +179,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn object(plain: &[u8]) -> Vec<u8> {
-        let file = Description { name: "x".into(), system_id: SystemId(7), segment_size: None, postgres: None };
+        let file = Description {
+            name: "x".into(),
+            system_id: SystemId(7),
+            timeline: None,
+            segment_size: None,
+            postgres: None,
+        };
         match encode(plain, plain.len() as u64, file, 1).unwrap().1 {
             Body::Memory(bytes) => bytes.to_vec(),
             Body::File(..) => panic!("small objects stay in memory"),
@@ -249,7 +255,13 @@ mod tests {
     #[test]
     fn a_file_that_changes_while_it_is_read_is_not_stored() {
         for size in [9, 11] {
-            let file = Description { name: "x".into(), system_id: SystemId(7), segment_size: None, postgres: None };
+            let file = Description {
+                name: "x".into(),
+                system_id: SystemId(7),
+                timeline: None,
+                segment_size: None,
+                postgres: None,
+            };
             assert_eq!(encode(&[1u8; 10][..], size, file, 1).unwrap_err().kind(), Kind::Local);
         }
     }

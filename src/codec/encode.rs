@@ -1,10 +1,13 @@
 //! From a plain file to an object.
 
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use tempfile::{SpooledData, SpooledTempFile};
 
+use super::frame::FrameWriter;
 use super::header::{self, Codec, Description, Digest, Encryption, Header};
+use crate::backup::manifest::FRAME_SIZE;
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::FORMAT;
 use crate::storage::Body;
@@ -13,13 +16,15 @@ use crate::storage::Body;
 /// the segments of ordinary clusters never touch a disk, and the largest cost no more memory than this.
 pub const SPOOL_THRESHOLD: usize = 32 << 20;
 
-const CHUNK_SIZE: usize = 256 << 10;
+/// Threads that compress one file, at most: more of them would wait for the one that reads and digests.
+const MAX_THREADS: usize = 4;
 
-/// Makes the object of a plain file of exactly `size` bytes, in one pass over it.
+/// Makes the object of a plain file of exactly `size` bytes, in one pass over it. Its frames hold [`FRAME_SIZE`] plain
+/// bytes each, and are compressed by several threads if there are several.
 ///
 /// # Errors
 /// [`Kind::Local`] if the file cannot be read or has another length by now.
-pub fn encode(mut source: impl Read, size: u64, file: Description, level: i32) -> Result<(Header, Body)> {
+pub fn encode(source: impl Read + Send, size: u64, file: Description, level: i32) -> Result<(Header, Body)> {
     let nothing = Digest(blake3::hash(b""));
     let mut header = Header {
         format: FORMAT,
@@ -37,9 +42,10 @@ pub fn encode(mut source: impl Read, size: u64, file: Description, level: i32) -
     let mut object = SpooledTempFile::new(SPOOL_THRESHOLD);
     object.write_all(&place).during(spooling)?;
 
-    let name = header.file.name.clone();
-    let mut payload = Digesting::new(object);
-    header.plain_blake3 = compress(&mut source, size, &name, &mut payload, level)?;
+    let plain =
+        Plain { name: header.file.name.clone(), source, size, left: size, read: 0, hasher: blake3::Hasher::new() };
+    let (plain_blake3, payload) = compress(plain, Digesting::new(object), level)?;
+    header.plain_blake3 = plain_blake3;
     (header.stored_size, header.stored_blake3) = (payload.size, payload.digest());
 
     let mut object = payload.inner;
@@ -53,27 +59,129 @@ pub fn encode(mut source: impl Read, size: u64, file: Description, level: i32) -
     Ok((header, body))
 }
 
-fn compress(source: &mut impl Read, size: u64, name: &str, payload: &mut impl Write, level: i32) -> Result<Digest> {
-    let mut encoder = zstd::stream::write::Encoder::new(payload, level).during(spooling)?;
-    encoder.include_checksum(true).and_then(|()| encoder.set_pledged_src_size(Some(size))).during(spooling)?;
-    let mut plain = blake3::Hasher::new();
-    let mut buffer = vec![0; CHUNK_SIZE];
-    let mut left = size;
-    loop {
-        let read = source.read(&mut buffer).during(|| format!("could not read \"{name}\""))?;
-        if read == 0 && left == 0 {
-            break;
+/// Compresses the whole file into `payload`, and returns its digest.
+fn compress<R: Read + Send, W: Write + Send>(plain: Plain<R>, payload: W, level: i32) -> Result<(Digest, W)> {
+    let frames = usize::try_from(plain.size.div_ceil(FRAME_SIZE as u64)).unwrap_or(usize::MAX);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS).min(frames.max(1));
+    let line = Line {
+        plain: Mutex::new(plain),
+        payload: Mutex::new(Payload { sink: payload, written: 0, failed: None }),
+        turn: Condvar::new(),
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(|| line.work(level));
         }
-        if read == 0 || read as u64 > left {
-            return Err(Error::new(Kind::Local, format!("\"{name}\" changed while it was read"))
-                .detail(format!("it had {size} bytes when it was opened")));
-        }
-        left -= read as u64;
-        plain.update(&buffer[..read]);
-        encoder.write_all(&buffer[..read]).during(spooling)?;
+        line.work(level);
+    });
+    let Payload { sink, failed, .. } = line.payload.into_inner().unwrap_or_else(PoisonError::into_inner);
+    match failed {
+        Some(error) => Err(error),
+        None => Ok((Digest(line.plain.into_inner().unwrap_or_else(PoisonError::into_inner).hasher.finalize()), sink)),
     }
-    encoder.finish().during(spooling)?;
-    Ok(Digest(plain.finalize()))
+}
+
+/// A file on its way through several threads: each takes the next piece, compresses it, and waits for its turn to append
+/// the frame. So no thread holds more than one piece.
+struct Line<R, W> {
+    plain: Mutex<Plain<R>>,
+    payload: Mutex<Payload<W>>,
+    turn: Condvar,
+}
+
+/// The side of the file.
+struct Plain<R> {
+    name: String,
+    source: R,
+    size: u64,
+    left: u64,
+    /// Pieces so far.
+    read: usize,
+    hasher: blake3::Hasher,
+}
+
+/// The side of the object.
+struct Payload<W> {
+    sink: W,
+    /// Frames so far.
+    written: usize,
+    /// The first error; nobody waits for a turn any more.
+    failed: Option<Error>,
+}
+
+impl<R: Read, W: Write> Line<R, W> {
+    /// Works until there is nothing left, or until something has failed.
+    fn work(&self, level: i32) {
+        // A thread that panics does not append its frame either, and must not be waited for.
+        let alarm = Alarm(self);
+        if let Err(error) = self.pass_pieces(level) {
+            self.fail(error);
+        }
+        drop(alarm);
+    }
+
+    fn pass_pieces(&self, level: i32) -> Result<()> {
+        let mut writer = FrameWriter::new(level)?;
+        let mut piece = Vec::new();
+        loop {
+            let number = match lock(&self.plain).next(&mut piece)? {
+                Some(number) => number,
+                None => return Ok(()),
+            };
+            let frame = writer.frame(&piece)?;
+            let waits = |payload: &mut Payload<W>| payload.written != number && payload.failed.is_none();
+            let waited = self.turn.wait_while(lock(&self.payload), waits);
+            let mut payload = waited.unwrap_or_else(PoisonError::into_inner);
+            if payload.failed.is_some() {
+                return Ok(());
+            }
+            payload.sink.write_all(frame).during(spooling)?;
+            payload.written += 1;
+            self.turn.notify_all();
+        }
+    }
+
+    fn fail(&self, error: Error) {
+        lock(&self.payload).failed.get_or_insert(error);
+        self.turn.notify_all();
+    }
+}
+
+struct Alarm<'a, R: Read, W: Write>(&'a Line<R, W>);
+
+impl<R: Read, W: Write> Drop for Alarm<'_, R, W> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(Error::new(Kind::Bug, "a compressing thread ended early"));
+        }
+    }
+}
+
+/// A lock that a panicking thread has left is still good: the panic is reported, and what it left half done is not used.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<R: Read> Plain<R> {
+    /// Reads and digests the next piece, and returns its number; `None` at the end. An empty file has one, empty, piece.
+    fn next(&mut self, piece: &mut Vec<u8>) -> Result<Option<usize>> {
+        if self.left == 0 && self.read > 0 {
+            return Ok(None);
+        }
+        let what = || format!("could not read \"{}\"", self.name);
+        let wanted = self.left.min(FRAME_SIZE as u64);
+        piece.clear();
+        let read = (&mut self.source).take(wanted).read_to_end(piece).during(what)? as u64;
+        self.left -= read;
+        let longer = self.left == 0 && self.source.read(&mut [0]).during(what)? > 0;
+        if read < wanted || longer {
+            return Err(Error::new(Kind::Local, format!("\"{}\" changed while it was read", self.name))
+                .detail(format!("it had {} bytes when it was opened", self.size)));
+        }
+        self.hasher.update(piece);
+        self.read += 1;
+        Ok(Some(self.read - 1))
+    }
 }
 
 fn spooling() -> &'static str {

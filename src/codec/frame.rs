@@ -1,4 +1,4 @@
-//! The independent frames that the volumes of a base backup are made of.
+//! The independent frames that payloads and the volumes of base backups are made of.
 
 use crate::backup::manifest::{FRAME_SIZE, Frame, FrameDigest};
 use crate::error::{Error, Kind, Result};
@@ -19,18 +19,21 @@ impl FrameWriter {
 
     /// The frame of these at most [`FRAME_SIZE`] bytes, and its stored form.
     pub fn compress(&mut self, plain: &[u8]) -> Result<(Frame, &[u8])> {
+        let plain_size = plain.len() as u32;
+        let stored = self.frame(plain)?;
+        let frame = Frame { plain: plain_size, stored: stored.len() as u32, digest: FrameDigest::of(stored) };
+        Ok((frame, stored))
+    }
+
+    /// The stored form alone of the frame of these at most [`FRAME_SIZE`] bytes.
+    pub fn frame(&mut self, plain: &[u8]) -> Result<&[u8]> {
         if plain.len() > FRAME_SIZE {
             return Err(Error::new(Kind::Bug, format!("a frame cannot hold {} bytes", plain.len())));
         }
         self.buffer.clear();
         self.buffer.reserve(zstd::zstd_safe::compress_bound(plain.len()));
         self.compressor.compress_to_buffer(plain, &mut self.buffer).map_err(unusable)?;
-        let frame = Frame {
-            plain: plain.len() as u32,
-            stored: self.buffer.len() as u32,
-            digest: FrameDigest::of(&self.buffer),
-        };
-        Ok((frame, &self.buffer))
+        Ok(&self.buffer)
     }
 }
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Kind, Result};
 use crate::layout;
 use crate::postgres::control::SystemId;
+use crate::wal::timeline::Timeline;
 
 /// The magic number of the skippable frame that holds a header, one of the sixteen that RFC 8878 (3.1.2) sets aside.
 const MAGIC: u32 = 0x184D_2A57;
@@ -22,6 +23,9 @@ pub struct Description {
     pub name: String,
     /// Whose file it is.
     pub system_id: SystemId,
+    /// For a WAL segment: the timeline of its first page, an ancestor of the name's where that began within the segment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<Timeline>,
     /// For a WAL segment: the segment size in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub segment_size: Option<u64>,
@@ -165,6 +169,7 @@ pub(super) mod tests {
             file: Description {
                 name: "x".into(),
                 system_id: SystemId(7),
+                timeline: Some(Timeline(3)),
                 segment_size: Some(1 << 24),
                 postgres: Some(15),
             },

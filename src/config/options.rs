@@ -13,7 +13,7 @@ use crate::config::Location;
 use crate::config::row::VerbName::{BackupFetch, BackupList, BackupPush, BackupShow, Config, WalFetch, WalPush};
 use crate::config::row::{Alias, Row, Setting};
 use crate::config::target::{Action, RestorePoint, TablespaceMapping, TargetTimeline};
-use crate::config::value::{Addressing, Checksum, LogFormat, LogLevel, Value};
+use crate::config::value::{Addressing, Checksum, LogFormat, LogLevel, OnError, Value};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::control::SystemId;
 use crate::postgres::lsn::Lsn;
@@ -29,6 +29,11 @@ pub static TABLE: &[&Row] = &[
     &BACKUP_COMPRESSION.row,
     &WAL_TIMEOUT.row,
     &RETRY_TIMEOUT.row,
+    &PUSH_TIMEOUT.row,
+    &PUSH_AHEAD.row,
+    &PREFETCH.row,
+    &SPOOL_DIR.row,
+    &ON_ERROR.row,
     &S3_ADDRESSING.row,
     &S3_CHECKSUM.row,
     &LOG_LEVEL.row,
@@ -36,6 +41,7 @@ pub static TABLE: &[&Row] = &[
     &CONFIG.row,
     &ENVDIR.row,
     &JSON.row,
+    &AHEAD.row,
     &TARGET_TIME.row,
     &TARGET_LSN.row,
     &TARGET_XID.row,
@@ -150,6 +156,62 @@ pub static RETRY_TIMEOUT: Setting<Duration> = Setting::new(Row {
     ..Row::SETTING
 });
 
+/// How long a push may take.
+pub static PUSH_TIMEOUT: Setting<Duration> = Setting::new(Row {
+    name: "push-timeout",
+    verbs: &[WalPush],
+    value: Some("DURATION"),
+    bounds: Some(["1s", "1h"]),
+    default: Some("60s"),
+    doc: "How long wal-push may take for one file, retries included, before PostgreSQL is told that it failed",
+    ..Row::SETTING
+});
+
+/// How many files are archived ahead of their turn.
+pub static PUSH_AHEAD: Setting<u32> = Setting::new(Row {
+    name: "push-ahead",
+    verbs: &[WalPush],
+    value: Some("COUNT"),
+    bounds: Some(["0", "1024"]),
+    default: Some("64"),
+    doc: "How many more files wal-push archives when others wait, several at once and for at most 5 seconds; 0 for none",
+    ..Row::SETTING
+});
+
+/// Bytes of WAL that are fetched ahead.
+pub static PREFETCH: Setting<u64> = Setting::new(Row {
+    name: "prefetch",
+    verbs: &[WalFetch],
+    value: Some("SIZE"),
+    bounds: Some(["0", "1024GiB"]),
+    default: Some("1GiB"),
+    doc: "How much WAL may be fetched ahead of replay during a recovery, at most 64 segments; 0 for none",
+    ..Row::SETTING
+});
+
+/// Where one process leaves word for the next.
+pub static SPOOL_DIR: Setting<PathBuf> = Setting::new(Row {
+    name: "spool-dir",
+    verbs: &[WalPush, WalFetch],
+    value: Some("DIR"),
+    example: Some("/var/spool/walden/main"),
+    doc: "Where it is noted what was archived ahead, and where fetched WAL waits, for one cluster; unless given, \
+          .walden beside the WAL",
+    ..Row::SETTING
+});
+
+/// What `wal-fetch` says when it cannot tell.
+pub static ON_ERROR: Setting<OnError> = Setting::new(Row {
+    name: "on-error",
+    verbs: &[WalFetch],
+    value: Some("HOW"),
+    default: Some("auto"),
+    doc: "How wal-fetch ends when it cannot tell whether the file is in the archive: with its error's code, which \
+          PostgreSQL takes for \"not there\" (missing), with 200, which stops PostgreSQL (abort), or as the signal file \
+          in the data directory asks for (auto)",
+    ..Row::SETTING
+});
+
 /// How a bucket is named in a request.
 pub static S3_ADDRESSING: Setting<Addressing> = Setting::new(Row {
     name: "s3-addressing",
@@ -218,6 +280,16 @@ pub static JSON: Setting<bool> = Setting::new(Row {
     verbs: &[BackupPush, BackupFetch, BackupList, BackupShow, Config],
     default: Some("false"),
     doc: "Print JSON",
+    ..Row::ARGUMENT
+});
+
+/// Be the process that fetches ahead.
+pub static AHEAD: Setting<bool> = Setting::new(Row {
+    name: "ahead",
+    verbs: &[WalFetch],
+    default: Some("false"),
+    doc: "Keep fetching the segments after those that PostgreSQL asks for, until the recovery ends; wal-fetch starts \
+          this by itself",
     ..Row::ARGUMENT
 });
 

@@ -90,6 +90,22 @@ impl Choice for Checksum {
     const WORDS: &'static [(&'static str, Checksum)] = &[("crc32c", Checksum::Crc32c), ("off", Checksum::Off)];
 }
 
+/// What `wal-fetch` says when it cannot tell whether the file is in the archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OnError {
+    /// What the signal files of the data directory ask for.
+    Auto,
+    /// An exit code that PostgreSQL takes for "not there".
+    Missing,
+    /// An exit code that makes PostgreSQL stop.
+    Abort,
+}
+
+impl Choice for OnError {
+    const WORDS: &'static [(&'static str, OnError)] =
+        &[("auto", OnError::Auto), ("missing", OnError::Missing), ("abort", OnError::Abort)];
+}
+
 /// How much is logged; each level has all that the ones before it have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {

@@ -23,7 +23,7 @@ use base64::Engine;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-pub use self::connect::Options;
+pub use self::connect::{Options, endpoint};
 use self::failure::Action;
 use self::signing::PayloadSigning;
 use super::retry::{Failure, Policy};

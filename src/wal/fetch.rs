@@ -1,17 +1,16 @@
 //! `wal-fetch`: one WAL file out of the archive, checked, and under its name in one step (docs/architecture.md, walk B).
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use crate::archive::Archive;
 use crate::durable::{self, Staged};
-use crate::error::{Context, Error, Kind, Result};
-use crate::layout::Key;
+use crate::error::{Context, Kind, Result};
 use crate::postgres::control::{ControlFile, SystemId};
 use crate::postgres::datadir;
-use crate::wal::header::{self, LONG_HEADER_SIZE, LongHeader};
-use crate::wal::segment::WalFile;
+use crate::wal::prefetch::{self, Ahead, Taken};
+use crate::wal::receive;
+use crate::wal::segment::{SegmentName, WalFile};
+use crate::wal::spool::Spool;
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -24,71 +23,100 @@ pub struct Request {
     pub data_directory: Option<PathBuf>,
     /// Which cluster's file, where there is no data directory.
     pub system_id: Option<SystemId>,
+    /// The archive's address, by which files in the spool are known.
+    pub address: String,
+    /// Where files lie that were fetched ahead.
+    pub spool: Spool,
+    /// Bytes of WAL that may be fetched ahead during a recovery.
+    pub prefetch: u64,
 }
 
-/// Fetches a WAL file. When this returns `Ok`, the target is complete and is what its name says; before that nothing bears
-/// the target's name.
+/// A request together with what its data directory says.
+#[derive(Clone, Debug)]
+pub struct Job {
+    request: Request,
+    control: Option<ControlFile>,
+    /// In a recovery: what fetching ahead is about.
+    ahead: Option<Ahead>,
+}
+
+impl Job {
+    /// Looks at the data directory.
+    ///
+    /// # Errors
+    /// If one is named and is none, or its control file is damaged.
+    pub fn new(request: Request) -> Result<Job> {
+        let directory = request.data_directory.clone().or_else(|| datadir::data_directory_of(&request.target));
+        let Some(directory) = directory else { return Ok(Job { request, control: None, ahead: None }) };
+        let what = || format!("could not fetch \"{}\"", request.file);
+        let control = datadir::read_control(&directory).during(what)?.0;
+        let ahead =
+            Ahead::during_recovery(&directory, control.clone(), &request.spool, &request.address, request.prefetch);
+        Ok(Job { request, control: Some(control), ahead })
+    }
+
+    /// What fetching ahead is about; `None` outside a recovery.
+    pub fn ahead(&self) -> Option<&Ahead> {
+        self.ahead.as_ref()
+    }
+
+    /// Whether there should be a process that fetches ahead and is none. To be asked when a segment has been handed over.
+    pub fn lacks_prefetcher(&self) -> bool {
+        self.ahead.as_ref().is_some_and(|ahead| self.segment().is_some() && !ahead.is_served())
+    }
+
+    fn segment(&self) -> Option<SegmentName> {
+        match self.request.file {
+            WalFile::Segment(segment) => Some(segment),
+            _ => None,
+        }
+    }
+}
+
+/// Hands over the file if it was fetched ahead. Asks the spool alone, not the store.
+///
+/// # Errors
+/// If it is there and cannot be handed over.
+pub fn take(job: &Job) -> Result<bool> {
+    let (Some(ahead), Some(segment)) = (&job.ahead, job.segment()) else { return Ok(false) };
+    let taken = prefetch::take(ahead, segment, &job.request.target).during(|| could_not_fetch(job))?;
+    if taken != Taken::Missing {
+        ahead.note(segment, taken);
+    }
+    Ok(taken != Taken::Missing)
+}
+
+/// Fetches a WAL file from the store. When this returns `Ok`, the target is complete and is what its name says; before that
+/// nothing bears the target's name.
 ///
 /// # Errors
 /// [`Kind::NotFound`] only if the store said that the object is absent from an archive that is there.
-pub async fn fetch(archive: &Archive, request: &Request) -> Result<()> {
-    let what = || format!("could not fetch \"{}\"", request.file);
-    let control = control_file(request).during(what)?;
-    let system_id = match control.map(|control| control.system_id).or(request.system_id) {
+pub async fn fetch(archive: &Archive, job: &Job) -> Result<()> {
+    let what = || could_not_fetch(job);
+    let Request { file, target, .. } = &job.request;
+    let system_id = match job.control.as_ref().map(|control| control.system_id).or(job.request.system_id) {
         Some(system_id) => system_id,
         None => archive.only_cluster().await.during(what)?,
     };
-    let target = &request.target;
     let staged =
         Staged::beside(target).during(|| format!("could not create a file beside \"{}\"", target.display()))?;
-    let key = Key::Wal(system_id, request.file);
-    let (header, mut staged) = match archive.get_file(&key, staged).await {
+    let staged = match receive::receive(archive, system_id, *file, job.control.as_ref(), staged).await {
         Err(error) if error.kind() == Kind::NotFound => {
             archive.prove(system_id).await.during(what)?;
             return Err(error.during(what()));
         }
         result => result.during(what)?,
     };
-    if header.file.name != request.file.to_string() || header.file.system_id != system_id {
-        return Err(Error::new(Kind::Corrupt, what()).detail(format!(
-            "{} holds \"{}\" of system identifier {}",
-            archive.url(&key),
-            header.file.name,
-            header.file.system_id
-        )));
-    }
-    check(request.file, staged.file(), control.as_ref()).during(what)?;
     durable::sweep_stale(target.parent().unwrap_or(Path::new(".")));
     // Not synced: after a crash PostgreSQL asks for the file again, and it syncs what it keeps
     // (KeepFileRestoredFromArchive in src/backend/access/transam/xlogarchive.c).
-    staged.rename().during(what)
-}
-
-fn control_file(request: &Request) -> Result<Option<ControlFile>> {
-    let directory = request.data_directory.clone().or_else(|| datadir::data_directory_of(&request.target));
-    directory.map(|directory| Ok(datadir::read_control(&directory)?.0)).transpose()
-}
-
-/// A segment must be the one that was asked for, of this cluster and of its segment size: PostgreSQL would take a foreign
-/// one for the end of the WAL.
-fn check(file: WalFile, content: &mut File, control: Option<&ControlFile>) -> Result<()> {
-    let (WalFile::Segment(segment) | WalFile::Partial(segment)) = file else { return Ok(()) };
-    let what = || format!("could not read back \"{file}\"");
-    let size = content.metadata().during(what)?.len();
-    let mut first = [0; LONG_HEADER_SIZE];
-    content.seek(SeekFrom::Start(0)).and_then(|_| content.read_exact(&mut first)).during(what)?;
-    let header = LongHeader::parse(&first)?;
-    header.check(segment, size)?;
-    let Some(control) = control else { return Ok(()) };
-    header::check_system(segment, header.system_id, control.system_id)?;
-    if header.segment_size != control.segment_size {
-        return Err(Error::new(Kind::Refused, format!("WAL segment {segment} does not fit this cluster")).detail(
-            format!(
-                "it has {} bytes, the segments of this cluster have {}",
-                header.segment_size.bytes(),
-                control.segment_size.bytes()
-            ),
-        ));
+    staged.rename().during(what)?;
+    if let (Some(ahead), Some(segment)) = (&job.ahead, job.segment()) {
+        ahead.note(segment, Taken::Missing);
     }
     Ok(())
+}
+
+fn could_not_fetch(job: &Job) -> String {
+    format!("could not fetch \"{}\"", job.request.file)
 }

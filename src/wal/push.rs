@@ -1,10 +1,13 @@
-//! `wal-push`: one WAL file into the archive (docs/architecture.md, walk A).
+//! `wal-push`: one WAL file into the archive (docs/architecture.md, walk A), and then others that wait for their turn.
 //!
 //! PostgreSQL may remove the file as soon as this succeeds. `archive_status` belongs to PostgreSQL and is not touched.
 
-use std::fs::File;
+mod ahead;
+
+use std::fs::{File, Metadata};
 use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::archive::{Archive, Stored};
 use crate::codec::Description;
@@ -14,29 +17,98 @@ use crate::postgres::control::SystemId;
 use crate::postgres::datadir;
 use crate::wal::header::{self, LONG_HEADER_SIZE, LongHeader};
 use crate::wal::segment::WalFile;
+use crate::wal::spool::{Mark, Spool};
 
-/// Stores the WAL file at `path`. `Ok` means that it is durable in the archive, stored now or earlier with the same
-/// content.
+/// What is to be archived, and what may be done on that occasion.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The WAL file.
+    pub path: PathBuf,
+    /// Where `global/pg_control` lies; without it, the directory above the one that the file lies in is tried. Segments
+    /// are checked against it and can do without; history files cannot.
+    pub data_directory: Option<PathBuf>,
+    /// The archive's address, by which notes in the spool know it.
+    pub address: String,
+    /// Where files that went ahead are noted.
+    pub spool: Spool,
+    /// How many other files that wait may be archived after the asked one.
+    pub ahead: usize,
+    /// How long the asked file may take.
+    pub timeout: Duration,
+}
+
+/// Has an earlier call archived this very file ahead of its turn? Asks the spool alone, not the store.
 ///
-/// `data_directory` is where `global/pg_control` lies; without it, the directory above the one that the file lies in is
-/// tried. Segments are checked against it and can do without; history files cannot.
+/// # Errors
+/// [`Kind::Usage`] for a name that is not a WAL file's.
+pub fn went_ahead(request: &Request) -> Result<bool> {
+    let file = wal_file(&request.path)?;
+    // A file that cannot be looked at is an error of the push proper.
+    let metadata = std::fs::metadata(&request.path).ok();
+    Ok(metadata.is_some_and(|metadata| request.spool.has_pushed(file, &Mark::of(&metadata, &request.address))))
+}
+
+/// Stores the WAL file. `Ok` means that it is durable in the archive, stored now or earlier with the same content. Other
+/// files that wait follow, for a bounded time, and whatever becomes of them does not matter to the result.
 ///
 /// # Errors
 /// [`Kind::Usage`] for a name that is not a WAL file's; [`Kind::Corrupt`] for a segment that is not what its name says;
-/// [`Kind::Refused`] for one of another cluster; [`Kind::Conflict`] if the archive has other content under its name.
-pub async fn push(archive: &Archive, path: &Path, data_directory: Option<&Path>) -> Result<Stored> {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let file: WalFile = name.parse()?;
-    let what = || format!("could not archive \"{}\"", path.display());
-    let mut source = File::open(path).during(what)?;
-    let size = source.metadata().during(what)?.len();
-    let found = match data_directory.map(Path::to_path_buf).or_else(|| datadir::data_directory_of(path)) {
-        Some(directory) => Some(datadir::read_control(&directory).during(what)?.0.system_id),
-        None => None,
+/// [`Kind::Refused`] for one of another cluster; [`Kind::Conflict`] if the archive has other content under its name;
+/// [`Kind::Unreachable`] if it took longer than the request allows.
+pub async fn push(archive: &Archive, request: &Request) -> Result<Stored> {
+    let what = || format!("could not archive \"{}\"", request.path.display());
+    let cluster = cluster(request).during(what)?;
+    let work = async {
+        let source = Source::open(&request.path, cluster)?;
+        let encoded = archive.encode(source.content, source.size, source.description).await?;
+        archive.put_encoded(&source.key, encoded).await
     };
-    let description = describe(file, &mut source, size, found).during(what)?;
-    let key = Key::Wal(description.system_id, file);
-    archive.put_file(&key, source, size, description).await.during(what)
+    let stored = match tokio::time::timeout(request.timeout, work).await {
+        Ok(result) => result.during(what)?,
+        Err(_) => return Err(took_too_long(archive, request.timeout).during(what())),
+    };
+    tracing::info!(?stored, "archived \"{}\"", request.path.display());
+    ahead::push(archive, request, cluster).await;
+    Ok(stored)
+}
+
+fn took_too_long(archive: &Archive, timeout: Duration) -> Error {
+    let store = archive.store().url("");
+    Error::new(Kind::Unreachable, format!("storing it in {store} took longer than {} s", timeout.as_secs()))
+        .hint("PostgreSQL will try again. If the connection is slow, raise --push-timeout or WALDEN_PUSH_TIMEOUT.")
+}
+
+/// The cluster that the file belongs to, as its data directory says, if there is one.
+fn cluster(request: &Request) -> Result<Option<SystemId>> {
+    let directory = request.data_directory.clone().or_else(|| datadir::data_directory_of(&request.path));
+    directory.map(|directory| Ok(datadir::read_control(&directory)?.0.system_id)).transpose()
+}
+
+fn wal_file(path: &Path) -> Result<WalFile> {
+    path.file_name().and_then(|name| name.to_str()).unwrap_or_default().parse()
+}
+
+/// A WAL file that is what its name says, opened.
+pub(crate) struct Source {
+    pub(crate) content: File,
+    pub(crate) size: u64,
+    pub(crate) description: Description,
+    pub(crate) key: Key,
+    metadata: Metadata,
+}
+
+impl Source {
+    /// Opens and checks a WAL file.
+    pub(crate) fn open(path: &Path, cluster: Option<SystemId>) -> Result<Source> {
+        let file = wal_file(path)?;
+        let what = || format!("could not read \"{}\"", path.display());
+        let mut content = File::open(path).during(what)?;
+        let metadata = content.metadata().during(what)?;
+        let size = metadata.len();
+        let description = describe(file, &mut content, size, cluster)?;
+        let key = Key::Wal(description.system_id, file);
+        Ok(Source { content, size, description, key, metadata })
+    }
 }
 
 /// What the file is; checks a segment against its name, its size and the cluster. Leaves `source` at its beginning.
@@ -52,10 +124,16 @@ fn describe(file: WalFile, source: &mut File, size: u64, cluster: Option<SystemI
                 header::check_system(segment, header.system_id, cluster)?;
             }
             source.seek(SeekFrom::Start(0)).during(|| format!("could not read \"{name}\""))?;
-            Ok(Description { name, system_id: header.system_id, segment_size: Some(size), postgres: header.version() })
+            Ok(Description {
+                name,
+                system_id: header.system_id,
+                timeline: Some(header.timeline),
+                segment_size: Some(size),
+                postgres: header.version(),
+            })
         }
         WalFile::BackupHistory(..) | WalFile::History(_) => match cluster {
-            Some(system_id) => Ok(Description { name, system_id, segment_size: None, postgres: None }),
+            Some(system_id) => Ok(Description { name, system_id, timeline: None, segment_size: None, postgres: None }),
             None => Err(Error::new(Kind::Usage, format!("\"{name}\" does not tell which cluster it belongs to")).hint(
                 "Run the command in the data directory, as PostgreSQL does, or name it with --pgdata or PGDATA.",
             )),

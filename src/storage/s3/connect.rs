@@ -45,9 +45,14 @@ pub struct Options {
     pub retry_timeout: Duration,
 }
 
+/// The endpoint that the environment names, if it does (AWS SDKs and Tools Reference Guide, "Service-specific endpoints").
+pub fn endpoint() -> Option<String> {
+    variable("AWS_ENDPOINT_URL_S3").or_else(|| variable("AWS_ENDPOINT_URL"))
+}
+
 /// A client that sends each request once, and plain; and whom it talks to.
 pub(super) async fn client(options: &Options) -> Result<(Client, String)> {
-    let endpoint = variable("AWS_ENDPOINT_URL_S3").or_else(|| variable("AWS_ENDPOINT_URL"));
+    let endpoint = endpoint();
     let region = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
         .or_else(ProfileFileRegionProvider::new());
     // A store of one's own seldom has regions, and asking the metadata service of a cloud that is not there takes seconds.

@@ -1,0 +1,277 @@
+//! The process that fetches ahead: what it fetches, what it clears away, and when it ends.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use rustix::fs::FlockOperation;
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::{Ahead, PART};
+use crate::archive::Archive;
+use crate::durable::Staged;
+use crate::error::{Context, Recovery, Result};
+use crate::postgres::datadir;
+use crate::wal::receive;
+use crate::wal::segment::{SegmentName, WalFile};
+use crate::wal::timeline::Timeline;
+
+/// Segments that are kept ahead at first. The number doubles whenever replay has been faster.
+const FIRST_WINDOW: u64 = 2;
+
+/// Downloads at once.
+const AT_ONCE: usize = 8;
+
+/// Between two looks at what is wanted.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
+
+/// Between two looks at whether the recovery goes on.
+const CHECK_AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// With nothing to keep, the process stays for so long: the archive may have ended for the moment only.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// What nobody asks for in so long (replay may have been paused) is given up.
+const ABANDONED: Duration = Duration::from_secs(600);
+
+/// Part of the file system that is left free, as one in so many.
+const FREE_SHARE: u64 = 20;
+
+/// Keeps the segments that follow the one handed over last in the spool, until the recovery or its server ends, or nobody
+/// asks any more; then removes all that was fetched ahead. Returns at once if another process does it already.
+///
+/// # Errors
+/// If the spool cannot be used. What cannot be fetched is not an error: who asks for it is told.
+pub async fn run(archive: &Archive, ahead: &Ahead) -> Result<()> {
+    // Signals to the process group of a server, and to a terminal, are not for us. Fails only for a group's first process.
+    let _ = rustix::process::setsid();
+    let Some(lock) = lock(ahead)? else { return Ok(()) };
+    sweep_others(ahead);
+    serve(archive, ahead).await;
+    ahead.spool.remove_fetched();
+    drop(lock);
+    Ok(())
+}
+
+fn lock(ahead: &Ahead) -> Result<Option<File>> {
+    let what = || format!("could not use the spool \"{}\"", ahead.directory.display());
+    fs::create_dir_all(&ahead.directory).during(what)?;
+    let lock = File::create(ahead.lock()).during(what)?;
+    Ok(rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok().then_some(lock))
+}
+
+/// Removes what other processes, boots and archives have left.
+fn sweep_others(ahead: &Ahead) {
+    let entries = fs::read_dir(ahead.spool.fetched()).into_iter().flatten().flatten();
+    for path in entries.map(|entry| entry.path()).filter(|path| *path != ahead.directory) {
+        // Best effort, and fails for the lock, as it should.
+        let _ = fs::remove_dir_all(path);
+    }
+    for (name, path) in files(&ahead.directory) {
+        if name.ends_with(PART) {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+fn files(directory: &Path) -> impl Iterator<Item = (String, PathBuf)> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())))
+}
+
+/// The segment that was handed over last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Wanted {
+    segment: SegmentName,
+    /// Replay had to wait for it.
+    slow: bool,
+    noted: SystemTime,
+}
+
+fn wanted(ahead: &Ahead) -> Option<Wanted> {
+    let path = ahead.wanted();
+    let noted = fs::metadata(&path).ok()?.modified().ok()?;
+    let text = fs::read_to_string(&path).ok()?;
+    let (name, slow) = text.trim_end().split_once(' ')?;
+    Some(Wanted { segment: SegmentName::parse(name)?, slow: slow == "1", noted })
+}
+
+/// What the process knows.
+struct State {
+    wanted: Option<Wanted>,
+    window: u64,
+    running: BTreeMap<u64, AbortHandle>,
+    /// The first segment that was not there when it was asked for, or could not be had. Forgotten when another is handed
+    /// over.
+    not_there: Option<u64>,
+    last_change: Instant,
+}
+
+async fn serve(archive: &Archive, ahead: &Ahead) {
+    let mut state = State {
+        wanted: None,
+        window: FIRST_WINDOW.min(ahead.window),
+        running: BTreeMap::new(),
+        not_there: None,
+        last_change: Instant::now(),
+    };
+    let mut downloads = JoinSet::new();
+    let server = datadir::running_server(&ahead.data_directory).ok().flatten();
+    let mut checked = Instant::now();
+    loop {
+        if let Some(wanted) = wanted(ahead).filter(|wanted| state.wanted.as_ref() != Some(wanted)) {
+            state.take_notice(wanted, ahead.window);
+        }
+        let present = state.tidy(ahead);
+        state.start_downloads(archive, ahead, &present, &mut downloads);
+        let quiet_for = state.last_change.elapsed();
+        let nothing_kept = present.is_empty() && downloads.is_empty();
+        if quiet_for > ABANDONED || (nothing_kept && quiet_for > IDLE) {
+            return;
+        }
+        if checked.elapsed() > CHECK_AGAIN_AFTER {
+            checked = Instant::now();
+            if !goes_on(ahead, server) {
+                return;
+            }
+        }
+        tokio::select! {
+            Some(ended) = downloads.join_next() => state.end_download(ended),
+            () = tokio::time::sleep(LOOK_AGAIN_AFTER) => {}
+        }
+    }
+}
+
+/// Whether the recovery, and the server that did it when we began, are still there.
+fn goes_on(ahead: &Ahead, server: Option<u32>) -> bool {
+    let same_server = server.is_none() || datadir::running_server(&ahead.data_directory).ok().flatten() == server;
+    same_server && datadir::recovery_mode(&ahead.data_directory) != Recovery::None
+}
+
+type Ended = Result<(u64, Result<()>), tokio::task::JoinError>;
+
+impl State {
+    fn take_notice(&mut self, wanted: Wanted, widest: u64) {
+        if wanted.slow && self.wanted.is_some() {
+            self.window = (self.window * 2).min(widest);
+        }
+        self.wanted = Some(wanted);
+        self.not_there = None;
+        self.last_change = Instant::now();
+    }
+
+    /// Removes, and stops fetching, what is not among the next segments; returns the numbers of those that are there.
+    fn tidy(&mut self, ahead: &Ahead) -> BTreeSet<u64> {
+        let Some((timeline, last)) = self.last(ahead) else { return BTreeSet::new() };
+        let next = last + 1..=last + self.window;
+        self.running.retain(|number, download| {
+            let needed = next.contains(number);
+            if !needed {
+                download.abort();
+            }
+            needed
+        });
+        let mut present = BTreeSet::new();
+        for (name, path) in files(&ahead.directory) {
+            let Some(segment) = SegmentName::parse(&name) else { continue };
+            match segment.number(ahead.control.segment_size).filter(|_| segment.timeline == timeline) {
+                Some(number) if next.contains(&number) => drop(present.insert(number)),
+                // Best effort: the next round finds it again.
+                _ => drop(fs::remove_file(path)),
+            }
+        }
+        present
+    }
+
+    /// Timeline and number of the segment that was handed over last.
+    fn last(&self, ahead: &Ahead) -> Option<(Timeline, u64)> {
+        let segment = self.wanted?.segment;
+        Some((segment.timeline, segment.number(ahead.control.segment_size)?))
+    }
+
+    fn start_downloads(
+        &mut self,
+        archive: &Archive,
+        ahead: &Ahead,
+        present: &BTreeSet<u64>,
+        downloads: &mut JoinSet<(u64, Result<()>)>,
+    ) {
+        let Some((timeline, last)) = self.last(ahead) else { return };
+        let running: BTreeSet<u64> = self.running.keys().copied().collect();
+        for number in next(last, self.window, present, &running, self.not_there) {
+            let name = SegmentName::new(timeline, number, ahead.control.segment_size);
+            let (Some(name), true) = (name, has_room(ahead, self.running.len() as u64 + 1)) else { return };
+            let (archive, ahead) = (archive.clone(), ahead.clone());
+            let download = async move { (number, download(&archive, &ahead, name).await) };
+            self.running.insert(number, downloads.spawn(download));
+        }
+    }
+
+    fn end_download(&mut self, ended: Ended) {
+        // One that was stopped has been forgotten already.
+        let Ok((number, outcome)) = ended else { return };
+        self.running.remove(&number);
+        if let Err(error) = outcome {
+            tracing::debug!("did not fetch ahead: {error}");
+            self.not_there = Some(self.not_there.map_or(number, |first| first.min(number)));
+        }
+    }
+}
+
+/// The segments to begin with, in order: the next ones that are neither there nor on their way.
+fn next(last: u64, window: u64, present: &BTreeSet<u64>, running: &BTreeSet<u64>, not_there: Option<u64>) -> Vec<u64> {
+    (last + 1..=last + window)
+        .take_while(|number| not_there.is_none_or(|first| *number < first))
+        .filter(|number| !present.contains(number) && !running.contains(number))
+        .take(AT_ONCE.saturating_sub(running.len()))
+        .collect()
+}
+
+/// Whether so many segments more leave enough of the file system free.
+fn has_room(ahead: &Ahead, segments: u64) -> bool {
+    let Ok(status) = rustix::fs::statvfs(&ahead.directory) else { return false };
+    let reserve = status.f_blocks / FREE_SHARE * status.f_frsize;
+    status.f_bavail * status.f_frsize >= reserve + segments * ahead.control.segment_size.bytes()
+}
+
+/// Fetches a segment under its name. Not synced: see the head of `wal::prefetch`.
+async fn download(archive: &Archive, ahead: &Ahead, name: SegmentName) -> Result<()> {
+    let what = || format!("could not write to the spool \"{}\"", ahead.directory.display());
+    let staged = Staged::at(&ahead.part(name), &ahead.segment(name)).during(what)?;
+    let file = WalFile::Segment(name);
+    let control = &ahead.control;
+    receive::receive(archive, control.system_id, file, Some(control), staged).await?.rename()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn set() -> impl Strategy<Value = BTreeSet<u64>> {
+        prop::collection::btree_set(0u64..100, 0..12)
+    }
+
+    proptest! {
+        #[test]
+        fn only_what_is_next_and_missing_is_begun(last in 0u64..90, window in 1u64..20, present in set(), running in set(), not_there in prop::option::of(0u64..100)) {
+            let begun = next(last, window, &present, &running, not_there);
+            prop_assert!(begun.len() + running.len() <= AT_ONCE.max(running.len()));
+            prop_assert!(begun.is_sorted());
+            for number in begun {
+                prop_assert!(number > last && number <= last + window);
+                prop_assert!(!present.contains(&number) && !running.contains(&number));
+                prop_assert!(not_there.is_none_or(|first| number < first));
+            }
+        }
+    }
+
+    #[test]
+    fn behind_the_end_of_the_archive_nothing_is_asked_for() {
+        let none = BTreeSet::new();
+        assert_eq!(next(5, 4, &none, &none, None), [6, 7, 8, 9]);
+        assert_eq!(next(5, 4, &none, &none, Some(8)), [6, 7]);
+        assert!(next(5, 4, &none, &none, Some(6)).is_empty());
+    }
+}

@@ -1,0 +1,62 @@
+//! One WAL file out of the archive and into a staged file, checked: what `wal-fetch` does at once, and ahead.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+
+use crate::archive::Archive;
+use crate::durable::Staged;
+use crate::error::{Context, Error, Kind, Result};
+use crate::layout::Key;
+use crate::postgres::control::{ControlFile, SystemId};
+use crate::wal::header::{self, LONG_HEADER_SIZE, LongHeader};
+use crate::wal::segment::WalFile;
+
+/// Fetches a file of the cluster `system` into `staged`. If this returns `Ok`, the file is complete and is what its name
+/// says; where there is a control file, a segment belongs to its cluster and has its size.
+///
+/// # Errors
+/// [`Kind::NotFound`] only if the store said so; [`Kind::Corrupt`] for an object that is damaged or not what its key says;
+/// [`Kind::Refused`] for a segment of another cluster or size.
+pub async fn receive(
+    archive: &Archive,
+    system: SystemId,
+    file: WalFile,
+    control: Option<&ControlFile>,
+    staged: Staged,
+) -> Result<Staged> {
+    let key = Key::Wal(system, file);
+    let (header, mut staged) = archive.get_file(&key, staged).await?;
+    if header.file.name != file.to_string() || header.file.system_id != system {
+        return Err(Error::new(Kind::Corrupt, format!("{} is not what its key says", archive.url(&key)))
+            .detail(format!("it holds \"{}\" of system identifier {}", header.file.name, header.file.system_id)));
+    }
+    check(file, staged.file(), control)?;
+    Ok(staged)
+}
+
+/// A segment must be the one that was asked for, of this cluster and of its segment size: PostgreSQL would take a foreign
+/// one for the end of the WAL.
+///
+/// # Errors
+/// [`Kind::Corrupt`] or [`Kind::Refused`] if it is not.
+pub fn check(file: WalFile, content: &mut File, control: Option<&ControlFile>) -> Result<()> {
+    let (WalFile::Segment(segment) | WalFile::Partial(segment)) = file else { return Ok(()) };
+    let what = || format!("could not read back \"{file}\"");
+    let size = content.metadata().during(what)?.len();
+    let mut first = [0; LONG_HEADER_SIZE];
+    content.seek(SeekFrom::Start(0)).and_then(|_| content.read_exact(&mut first)).during(what)?;
+    let header = LongHeader::parse(&first)?;
+    header.check(segment, size)?;
+    let Some(control) = control else { return Ok(()) };
+    header::check_system(segment, header.system_id, control.system_id)?;
+    if header.segment_size != control.segment_size {
+        return Err(Error::new(Kind::Refused, format!("WAL segment {segment} does not fit this cluster")).detail(
+            format!(
+                "it has {} bytes, the segments of this cluster have {}",
+                header.segment_size.bytes(),
+                control.segment_size.bytes()
+            ),
+        ));
+    }
+    Ok(())
+}
