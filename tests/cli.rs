@@ -6,85 +6,17 @@ mod support;
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use support::forge::{self, SYSTEM_ID, Segment};
 use support::place::{Place, files_below};
+use support::scene::{Scene, small};
 use support::random::Random;
 use support::s3::{Fault, On, Op};
 use support::tls::TlsFront;
 use support::walden::{Ran, Walden};
-
-/// A data directory without a server, and the archive that it pushes to and fetches from.
-struct Scene {
-    place: Place,
-    data: tempfile::TempDir,
-}
-
-impl Scene {
-    fn new(place: Place) -> Scene {
-        let data = tempfile::tempdir().unwrap();
-        forge::data_directory(data.path(), &small(1));
-        Scene { place, data }
-    }
-
-    /// One on each kind of place.
-    fn each() -> [Scene; 2] {
-        Place::each().map(Scene::new)
-    }
-
-    fn on_s3() -> Scene {
-        Scene::new(Place::s3())
-    }
-
-    fn s3(&self) -> &support::s3::S3 {
-        match &self.place {
-            Place::S3(s3) => s3,
-            Place::Directory(_) => panic!("not a scene on S3"),
-        }
-    }
-
-    /// As PostgreSQL calls it: in the data directory.
-    fn walden(&self, args: &[&str]) -> Walden {
-        self.place.walden(self.data.path()).env("WALDEN_RETRY_TIMEOUT", "5s").args(args)
-    }
-
-    fn push(&self, name: &str) -> Ran {
-        self.walden(&["wal-push", &format!("pg_wal/{name}")]).run()
-    }
-
-    fn fetch(&self, name: &str) -> Ran {
-        self.walden(&["wal-fetch", name, "pg_wal/RECOVERYXLOG"]).run()
-    }
-
-    fn wal(&self, name: &str) -> PathBuf {
-        self.data.path().join("pg_wal").join(name)
-    }
-
-    /// What the last fetch brought, and takes it away as PostgreSQL does.
-    fn fetched(&self) -> Option<Vec<u8>> {
-        let path = self.wal("RECOVERYXLOG");
-        let content = fs::read(&path).ok()?;
-        fs::remove_file(path).unwrap();
-        Some(content)
-    }
-
-    fn write(&self, segment: &Segment) -> String {
-        segment.write(self.data.path());
-        segment.name()
-    }
-
-    fn key(&self, name: &str) -> String {
-        format!("{SYSTEM_ID}/wal/{}/{name}", &name[..8])
-    }
-}
-
-/// Quick to push; the size that servers have is tested where it matters.
-fn small(number: u64) -> Segment {
-    Segment { size: 1 << 20, number, seed: number, ..Segment::default() }
-}
 
 #[test]
 fn segments_of_every_version_and_several_sizes_come_back_byte_for_byte() {

@@ -10,6 +10,7 @@ pub mod load;
 pub mod place;
 pub mod random;
 pub mod s3;
+pub mod scene;
 pub mod tls;
 pub mod user;
 pub mod walden;
