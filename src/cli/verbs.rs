@@ -19,7 +19,7 @@ use crate::observe::{self, Observer};
 use crate::postgres::client::Client;
 use crate::postgres::control::SystemId;
 use crate::restore::{self, Request};
-use crate::storage;
+use crate::storage::{self, memory::Memory};
 use crate::wal::fetch;
 use crate::wal::push as wal_push;
 
@@ -133,6 +133,7 @@ async fn archive(settings: &Settings, level_setting: &Setting<u32>) -> Result<Ar
         retry_timeout: settings.get(&options::RETRY_TIMEOUT)?,
         addressing: settings.get(&options::S3_ADDRESSING)?,
         checksum: settings.get(&options::S3_CHECKSUM)?,
+        memory: Memory::at(settings.find(&options::CACHE_DIR)?),
     })
     .await?;
     Ok(Archive::new(store, level(settings, level_setting)?))
