@@ -30,13 +30,25 @@ impl Staged {
     /// # Errors
     /// The underlying [`ErrorKind`] is kept, so that a caller can make a missing directory and try again.
     pub fn beside(target: &Path) -> io::Result<Staged> {
+        Staged::with_mode(target, 0o666)
+    }
+
+    /// The same, for what is this user's alone: rights are `rw-------`.
+    ///
+    /// # Errors
+    /// Those of [`Staged::beside`].
+    pub fn private_beside(target: &Path) -> io::Result<Staged> {
+        Staged::with_mode(target, 0o600)
+    }
+
+    fn with_mode(target: &Path, mode: u32) -> io::Result<Staged> {
         let directory = match target.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
         let temporary = tempfile::Builder::new()
             .prefix(STAGED_PREFIX)
-            .permissions(std::fs::Permissions::from_mode(0o666))
+            .permissions(std::fs::Permissions::from_mode(mode))
             .tempfile_in(directory)?;
         Ok(Staged { temporary, target: target.to_path_buf() })
     }

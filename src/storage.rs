@@ -12,11 +12,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 
+use self::memory::Memory;
 use crate::config::Location;
 use crate::config::value::{Addressing, Checksum};
 use crate::error::{Error, Kind, Result};
 
 pub mod local;
+pub mod memory;
 pub mod retry;
 pub mod s3;
 
@@ -71,6 +73,8 @@ pub struct Options {
     pub addressing: Addressing,
     /// S3: what the store is to verify on arrival.
     pub checksum: Checksum,
+    /// S3: what this machine knows of the store already.
+    pub memory: Memory,
 }
 
 /// The address of what lies at `location` as seen from this process, by which one process's notes are told from another's:
@@ -90,8 +94,8 @@ pub async fn open(options: Options) -> Result<Arc<dyn Store>> {
     match options.location {
         Location::Directory(path) => Ok(Arc::new(local::LocalStore::new(path))),
         Location::Bucket { name, prefix } => {
-            let Options { retry_timeout, addressing, checksum, .. } = options;
-            let options = s3::Options { bucket: name, prefix, addressing, checksum, retry_timeout };
+            let Options { retry_timeout, addressing, checksum, memory, .. } = options;
+            let options = s3::Options { bucket: name, prefix, addressing, checksum, retry_timeout, memory };
             Ok(Arc::new(s3::S3Store::open(options).await?))
         }
     }

@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use walden::config::Location;
 use walden::config::value::{Addressing, Checksum};
 use walden::error::Kind;
+use walden::storage::memory::Memory;
 use walden::storage::{self, Body, ListQuery, PAGE_SIZE, PutMode, Store};
 
 use support::random::Random;
@@ -29,6 +30,7 @@ use support::s3::{BUCKET, S3};
 struct Part {
     store: Arc<dyn Store>,
     _directory: Option<tempfile::TempDir>,
+    _cache: tempfile::TempDir,
 }
 
 async fn part(name: &str) -> Part {
@@ -42,13 +44,15 @@ async fn part(name: &str) -> Part {
             (Location::Directory(directory.path().join(name)), Some(directory))
         }
     };
+    let cache = tempfile::tempdir().unwrap();
     let options = storage::Options {
         location,
         retry_timeout: Duration::from_secs(20),
         addressing: Addressing::Auto,
         checksum: Checksum::Crc32c,
+        memory: Memory::at(Some(cache.path().join("memory"))),
     };
-    Part { store: storage::open(options).await.unwrap(), _directory: directory }
+    Part { store: storage::open(options).await.unwrap(), _directory: directory, _cache: cache }
 }
 
 impl Part {

@@ -199,3 +199,119 @@ fn a_reset_is_a_reset_and_a_lost_reply_is_an_orderly_end() {
     assert_eq!(ask(), Err(ErrorKind::ConnectionReset));
     assert_eq!(ask(), Ok(0));
 }
+
+/// The answer to a raw request, and how the connection ended.
+fn exchange(s3: &S3, request: &[u8]) -> (Vec<u8>, Option<ErrorKind>) {
+    let mut stream = TcpStream::connect(s3.address()).unwrap();
+    let _ = stream.write_all(request);
+    let mut reply = Vec::new();
+    let ended = stream.read_to_end(&mut reply).err().map(|error| error.kind());
+    (reply, ended)
+}
+
+#[tokio::test]
+async fn resets_come_before_inside_and_after_the_body_and_store_nothing() {
+    let s3 = S3::start();
+    let body = vec![7; 3 << 20];
+    for fault in [Fault::Reset, Fault::ResetInBody(1 << 20), Fault::ResetAfterBody] {
+        s3.fail_next(On::op(Op::Put), fault.clone());
+        assert_eq!(put(&client(&s3), "x", &body).await, "dispatch failure", "{fault:?}");
+        assert_eq!((s3.get("x"), s3.faults_left()), (None, 0), "{fault:?}");
+    }
+    assert_eq!(put(&client(&s3), "x", &body).await, "ok");
+}
+
+#[tokio::test]
+async fn stalls_in_every_phase_last_as_long_as_they_say_and_then_all_is_well() {
+    let s3 = S3::start();
+    let (body, pause) = (vec![7; 3 << 20], Duration::from_millis(200));
+    let faults = [Fault::Stall(pause), Fault::StallInBody(1 << 20, pause), Fault::StallBeforeAnswer(pause)];
+    for (number, fault) in faults.into_iter().enumerate() {
+        s3.fail_next(On::op(Op::Put), fault);
+        let before = Instant::now();
+        assert_eq!(put(&client(&s3), &format!("x{number}"), &body).await, "ok");
+        assert!(before.elapsed() >= pause);
+    }
+    s3.fail_next(On::op(Op::Get), Fault::StallInAnswer(1000, pause));
+    let before = Instant::now();
+    assert!(get(&client(&s3), "x0").await.unwrap() == body);
+    assert!(before.elapsed() >= pause);
+    assert_eq!(s3.faults_left(), 0);
+}
+
+#[tokio::test]
+async fn a_trickle_takes_its_time_for_each_byte_of_the_answer() {
+    let s3 = S3::start();
+    s3.put("x", "0123456789");
+    s3.fail_next(On::op(Op::Get), Fault::Trickle(Duration::from_millis(1)));
+    let before = Instant::now();
+    assert_eq!(get(&client(&s3), "x").await.unwrap(), b"0123456789");
+    assert!(before.elapsed() >= Duration::from_millis(100), "head and body have more than 100 bytes");
+}
+
+#[tokio::test]
+async fn half_a_document_is_sent_as_if_it_were_whole() {
+    let s3 = S3::start();
+    s3.put("x", "1");
+    s3.fail_next(On::op(Op::Put), Fault::TruncatedXml(500));
+    let failed = put(&client(&s3), "y", b"1").await;
+    assert!(failed != "ok" && s3.get("y").is_none(), "{failed}");
+    s3.fail_next(On::op(Op::List), Fault::HalfAnswer);
+    let listed = client(&s3).list_objects_v2().bucket(BUCKET).send().await;
+    // The SDK takes the end of the bytes for the end of the document.
+    assert!(listed.is_ok_and(|listed| listed.contents().is_empty()));
+    s3.fail_next(On::op(Op::Get), Fault::HalfAnswer);
+    assert_eq!(get(&client(&s3), "x").await.unwrap(), b"1");
+}
+
+#[test]
+fn an_early_ok_is_sent_before_the_body_and_stores_nothing() {
+    let s3 = S3::start();
+    s3.fail_next(On::op(Op::Put), Fault::OkThenClose);
+    let (reply, _) = exchange(&s3, b"PUT /walden-test/x HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nsome");
+    let reply = String::from_utf8(reply).unwrap();
+    assert!(reply.starts_with("HTTP/1.1 200 OK") && !reply.to_lowercase().contains("etag"), "{reply}");
+    assert_eq!(s3.get("x"), None);
+}
+
+#[test]
+fn whoever_is_to_come_again_later_is_told_when() {
+    let s3 = S3::start();
+    s3.fail_next(On::any(), Fault::RetryAfter(503, 7));
+    let (reply, _) = exchange(&s3, b"GET /walden-test/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let reply = String::from_utf8(reply).unwrap();
+    assert!(reply.starts_with("HTTP/1.1 503") && reply.contains("retry-after: 7"), "{reply}");
+}
+
+#[tokio::test]
+async fn a_store_that_ignores_conditions_overwrites() {
+    let s3 = S3::start();
+    s3.ignore_conditions();
+    assert_eq!(put(&client(&s3), "x", b"one").await, "ok");
+    assert_eq!(put(&client(&s3), "x", b"two").await, "ok");
+    assert_eq!(s3.get("x").unwrap(), b"two");
+}
+
+#[tokio::test]
+async fn sessions_are_given_for_a_token_and_end() {
+    let s3 = S3::start();
+    let assume = || {
+        let form = "Action=AssumeRoleWithWebIdentity&Version=2011-06-15&WebIdentityToken=t&RoleArn=r&RoleSessionName=s";
+        let head = format!("POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", form.len());
+        let reply = String::from_utf8(exchange(&s3, format!("{head}{form}").as_bytes()).0).unwrap();
+        reply.split_once("<AccessKeyId>").unwrap().1.split_once('<').unwrap().0.to_owned()
+    };
+    let session = |key: &str| {
+        let credentials = Credentials::new(key, SECRET_KEY, Some(format!("{key}-token")), None, "the test");
+        let plain = config(&s3, SECRET_KEY).request_checksum_calculation(RequestChecksumCalculation::WhenRequired);
+        Client::from_conf(plain.credentials_provider(credentials).build())
+    };
+    let scratch = tempfile::tempdir().unwrap();
+    s3.web_identity(scratch.path(), Duration::from_secs(60));
+    let (one, two) = (assume(), assume());
+    assert!(one != two && s3.count(Op::Assume) == 2);
+    assert_eq!(put(&session(&one), "x", b"1").await, "ok");
+    s3.revoke_sessions();
+    assert_eq!(put(&session(&two), "y", b"1").await, "ExpiredToken");
+    assert_eq!(put(&session("ASIASTRANGER"), "y", b"1").await, "InvalidAccessKeyId");
+}

@@ -21,7 +21,7 @@ use crate::observe::{self, Observer};
 use crate::postgres::client::Client;
 use crate::postgres::control::SystemId;
 use crate::restore::{self, Request};
-use crate::storage;
+use crate::storage::{self, memory::Memory};
 use crate::wal::segment::WalFile;
 use crate::wal::spool::Spool;
 use crate::wal::{fetch, prefetch, push};
@@ -192,6 +192,7 @@ async fn archive(settings: &Settings, level_setting: &Setting<u32>) -> Result<Ar
         retry_timeout: settings.get(&options::RETRY_TIMEOUT)?,
         addressing: settings.get(&options::S3_ADDRESSING)?,
         checksum: settings.get(&options::S3_CHECKSUM)?,
+        memory: Memory::at(settings.find(&options::CACHE_DIR)?),
     })
     .await?;
     Ok(Archive::new(store, level(settings, level_setting)?))

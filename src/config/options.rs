@@ -36,6 +36,7 @@ pub static TABLE: &[&Row] = &[
     &ON_ERROR.row,
     &S3_ADDRESSING.row,
     &S3_CHECKSUM.row,
+    &CACHE_DIR.row,
     &LOG_LEVEL.row,
     &LOG_FORMAT.row,
     &CONFIG.row,
@@ -232,6 +233,16 @@ pub static S3_CHECKSUM: Setting<Checksum> = Setting::new(Row {
     value: Some("HOW"),
     default: Some("crc32c"),
     doc: "The checksum that the store verifies when an object arrives; off only for a store that refuses it",
+    ..Row::SETTING
+});
+
+/// Where this machine remembers what it found out about stores.
+pub static CACHE_DIR: Setting<PathBuf> = Setting::new(Row {
+    name: "cache-dir",
+    value: Some("DIR"),
+    example: Some("/var/lib/postgresql/walden"),
+    doc: "Where one call leaves for the next what it found out about the store, temporary credentials among it; unless \
+          given, walden in XDG_RUNTIME_DIR, or walden-UID in the directory for temporary files",
     ..Row::SETTING
 });
 

@@ -66,7 +66,9 @@ impl Cluster {
         let postgres = Postgres { home: reachable(&postgres.home, scratch.path()), ..postgres.clone() };
         let walden = reachable(program(), scratch.path());
         let env = place.env().into_iter().map(|(name, value)| (name.to_owned(), value));
-        let env = env.chain([("AWS_EC2_METADATA_DISABLED".to_owned(), "true".to_owned())]).collect();
+        let cache = scratch.path().join("cache").to_str().unwrap().to_owned();
+        let own = [("AWS_EC2_METADATA_DISABLED".to_owned(), "true".to_owned()), ("WALDEN_CACHE_DIR".to_owned(), cache)];
+        let env = env.chain(own).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         Cluster { postgres, scratch, walden, env, server: None, runtime }
     }

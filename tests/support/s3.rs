@@ -5,10 +5,14 @@
 
 mod bucket;
 mod fault;
+mod token;
+mod wire;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use hyper::body::{Bytes, Incoming};
 use hyper::header::HeaderMap;
@@ -16,13 +20,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use tokio::net::{TcpListener, TcpStream};
 
 use bucket::Objects;
 pub use fault::{Fault, On};
-use fault::{Faults, Hangup};
+use fault::{Faults, Gate, Hangup};
+use token::{Issued, Keys};
+use wire::{Pace, Wire};
 
 /// The one bucket that exists.
 pub const BUCKET: &str = "walden-test";
@@ -37,8 +42,11 @@ pub struct S3 {
     runtime: Option<tokio::runtime::Runtime>,
 }
 
+type Sessions = Arc<Mutex<Issued>>;
+
 struct Shared {
     objects: Arc<Mutex<Objects>>,
+    sessions: Sessions,
     faults: Mutex<Faults>,
     requests: Mutex<Vec<Logged>>,
     service: S3Service,
@@ -52,6 +60,8 @@ pub enum Op {
     Head,
     List,
     Delete,
+    /// A request to the token service, which shares the address.
+    Assume,
     Other,
 }
 
@@ -79,9 +89,11 @@ impl S3 {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let objects = Arc::new(Mutex::new(Objects::default()));
         let mut service = S3ServiceBuilder::new(bucket::Bucket(objects.clone()));
-        service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        let sessions = Sessions::default();
+        service.set_auth(Keys(sessions.clone()));
         let service = service.build();
-        let shared = Arc::new(Shared { objects, faults: Mutex::default(), requests: Mutex::default(), service });
+        let (faults, requests) = (Mutex::default(), Mutex::default());
+        let shared = Arc::new(Shared { objects, sessions, faults, requests, service });
         // Bound by std: start may be called from within a test's own runtime, where block_on is not allowed.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -108,6 +120,30 @@ impl S3 {
             ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.into()),
             ("AWS_REGION", REGION.into()),
         ]
+    }
+
+    /// What a client needs in its environment that has no keys but may ask the token service for some: sessions that
+    /// live for so long. The token lies in a file below `directory`.
+    pub fn web_identity(&self, directory: &Path, life: Duration) -> Vec<(&'static str, String)> {
+        self.shared.sessions.lock().unwrap().life = Some(life);
+        let token = directory.join("web-identity-token");
+        std::fs::write(&token, "a.web.token").unwrap();
+        vec![
+            ("AWS_ENDPOINT_URL", self.endpoint()),
+            ("AWS_REGION", REGION.into()),
+            ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/walden".into()),
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", token.to_str().unwrap().into()),
+        ]
+    }
+
+    /// Ends all sessions before their time.
+    pub fn revoke_sessions(&self) {
+        self.shared.sessions.lock().unwrap().revoke();
+    }
+
+    /// From now on a put overwrites whatever it is told: the service knows no If-None-Match, as some do not.
+    pub fn ignore_conditions(&self) {
+        self.objects().ignores_conditions = true;
     }
 
     /// The next request that fits gets this fault instead of an honest answer. Faults queue up: each is used once, the
@@ -210,20 +246,23 @@ async fn accept(listener: std::net::TcpListener, shared: Arc<Shared>) {
 }
 
 async fn serve(stream: TcpStream, shared: Arc<Shared>) {
+    let pace = Pace::default();
+    let wire = TokioIo::new(Wire::new(stream, pace.clone()));
     let answer = service_fn(move |request| {
-        let shared = shared.clone();
-        Box::pin(async move { shared.answer(request).await })
+        let (shared, pace) = (shared.clone(), pace.clone());
+        Box::pin(async move { shared.answer(request, &pace).await })
     });
-    let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
+    let mut connection = http1::Builder::new().serve_connection(wire, answer);
     let ended = std::future::poll_fn(|context| connection.poll_without_shutdown(context)).await;
     if ended.is_err_and(|error| Hangup::Reset.caused(&error)) {
-        connection.into_parts().io.into_inner().set_zero_linger().unwrap();
+        connection.into_parts().io.into_inner().into_stream().set_zero_linger().unwrap();
     }
 }
 
 impl Shared {
-    async fn answer(&self, request: Request<Incoming>) -> Result<Response<s3s::Body>, Hangup> {
+    async fn answer(&self, request: Request<Incoming>, pace: &Pace) -> Result<Response<s3s::Body>, Hangup> {
         let logged = Logged::of(&request);
+        let request = request.map(s3s::Body::from);
         let fault = self.faults.lock().unwrap().take(&logged);
         let index = {
             let mut requests = self.requests.lock().unwrap();
@@ -232,7 +271,7 @@ impl Shared {
         };
         let response = match fault {
             None => self.honest(request).await,
-            Some(fault) => self.faulty(request, fault).await?,
+            Some(fault) => self.faulty(request, fault, pace).await?,
         };
         if let Some(logged) = self.requests.lock().unwrap().get_mut(index) {
             logged.status = Some(response.status());
@@ -240,21 +279,67 @@ impl Shared {
         Ok(response)
     }
 
-    async fn honest(&self, request: Request<Incoming>) -> Response<s3s::Body> {
+    async fn honest(&self, request: Request<s3s::Body>) -> Response<s3s::Body> {
         if is_streamed(request.headers()) {
             return refuse(request, StatusCode::NOT_IMPLEMENTED, "NotImplemented").await;
         }
-        self.service.call(request.map(s3s::Body::from)).await.unwrap()
+        if Logged::of(&request).op == Op::Assume {
+            let form = request.into_body().store_all_limited(usize::MAX).await.unwrap_or_default();
+            return token::answer(&self.sessions, &form);
+        }
+        self.service.call(request).await.unwrap()
     }
 
-    async fn faulty(&self, request: Request<Incoming>, fault: Fault) -> Result<Response<s3s::Body>, Hangup> {
+    async fn faulty(
+        &self,
+        request: Request<s3s::Body>,
+        fault: Fault,
+        pace: &Pace,
+    ) -> Result<Response<s3s::Body>, Hangup> {
         match fault {
             Fault::Status(status, code) => Ok(refuse(request, StatusCode::from_u16(status).unwrap(), code).await),
+            Fault::RetryAfter(status, seconds) => {
+                let mut response = refuse(request, StatusCode::from_u16(status).unwrap(), "SlowDown").await;
+                response.headers_mut().insert("retry-after", seconds.into());
+                Ok(response)
+            }
             Fault::Reset => Err(Hangup::Reset),
-            Fault::CutBody(size) => Ok(fault::cut(self.honest(request).await, size).await),
+            Fault::ResetInBody(size) => {
+                fault::read(fault::gated(request, Gate::EndAfter(size))).await;
+                Err(Hangup::Reset)
+            }
+            Fault::ResetAfterBody => {
+                fault::read(request).await;
+                Err(Hangup::Reset)
+            }
             Fault::Stall(time) => {
                 tokio::time::sleep(time).await;
                 Ok(self.honest(request).await)
+            }
+            Fault::StallInBody(size, time) => {
+                Ok(self.honest(fault::gated(request, Gate::PauseAfter(size, time))).await)
+            }
+            Fault::StallBeforeAnswer(time) => {
+                let response = self.honest(request).await;
+                tokio::time::sleep(time).await;
+                Ok(response)
+            }
+            Fault::StallInAnswer(size, time) => Ok(fault::paused(self.honest(request).await, size, time).await),
+            Fault::CutBody(size) => Ok(fault::cut(self.honest(request).await, size).await),
+            Fault::Trickle(time) => {
+                let response = self.honest(request).await;
+                *pace.lock().unwrap() = Some(time);
+                Ok(response)
+            }
+            Fault::TruncatedXml(status) => {
+                let status = StatusCode::from_u16(status).unwrap();
+                Ok(fault::halved(refuse(request, status, "InternalError").await).await)
+            }
+            Fault::HalfAnswer => Ok(fault::halved(self.honest(request).await).await),
+            Fault::OkThenClose => {
+                let mut response = Response::new(s3s::Body::empty());
+                response.headers_mut().insert("connection", "close".parse().unwrap());
+                Ok(response)
             }
             Fault::LoseReply => {
                 self.honest(request).await;
@@ -265,13 +350,13 @@ impl Shared {
 }
 
 /// Refuses when all of the request is in: a client that is still sending might not see an earlier answer.
-async fn refuse(request: Request<Incoming>, status: StatusCode, code: &str) -> Response<s3s::Body> {
-    let _ = s3s::Body::from(request.into_body()).store_all_limited(usize::MAX).await;
+async fn refuse(request: Request<s3s::Body>, status: StatusCode, code: &str) -> Response<s3s::Body> {
+    fault::read(request).await;
     fault::error_response(status, code)
 }
 
 impl Logged {
-    fn of(request: &Request<Incoming>) -> Logged {
+    fn of<B>(request: &Request<B>) -> Logged {
         let path = request.uri().path().trim_start_matches('/');
         let key = path.split_once('/').map_or("", |(_bucket, key)| key);
         let query = request.uri().query().unwrap_or_default();
@@ -282,6 +367,7 @@ impl Logged {
             Method::GET => Op::Get,
             Method::DELETE => Op::Delete,
             Method::POST if query.starts_with("delete") => Op::Delete,
+            Method::POST if path.is_empty() => Op::Assume,
             _ => Op::Other,
         };
         Logged { op, key: key.into(), query: query.into(), headers: request.headers().clone(), status: None }

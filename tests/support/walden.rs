@@ -33,6 +33,8 @@ impl Walden {
         command.current_dir(directory).stdin(Stdio::null()).env_clear();
         // Without the second line the AWS SDK looks for a metadata service wherever no identity is given.
         command.env("HOME", directory).env("PATH", "/usr/bin:/bin").env("AWS_EC2_METADATA_DISABLED", "true");
+        // Two tests on one machine must not know each other's stores.
+        command.env("WALDEN_CACHE_DIR", directory.join("cache"));
         Walden { command }
     }
 

@@ -17,6 +17,7 @@ use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 
 use crate::config::value::{Addressing, Checksum};
 use crate::error::{Context, Error, Kind, Result};
+use crate::storage::memory::Memory;
 
 /// How long a TCP or TLS connection may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,6 +44,8 @@ pub struct Options {
     pub checksum: Checksum,
     /// The budget of the retries of one request.
     pub retry_timeout: Duration,
+    /// What this machine knows of the store already.
+    pub memory: Memory,
 }
 
 /// The endpoint that the environment names, if it does (AWS SDKs and Tools Reference Guide, "Service-specific endpoints").
