@@ -114,6 +114,12 @@ fn enter(envdir: Envdir) -> Error {
 fn bug(panic: &(dyn std::any::Any + Send)) -> Error {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+    // The runtime knows no other way to say so.
+    if text.starts_with("OS can't spawn") {
+        return Error::new(Kind::Local, "this machine gives no further thread").detail(text).hint(
+            "Raise the limits on memory and tasks (ulimit -v and -u, MemoryMax= and TasksMax= of the service).",
+        );
+    }
     Error::new(Kind::Bug, "walden met a defect of its own")
         .detail(text)
         .hint("Please report it, with the command line and walden --version.")

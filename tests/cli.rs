@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use support::forge::{self, SYSTEM_ID, Segment};
 use support::place::{Place, files_below};
-use support::scene::{Scene, small};
 use support::random::Random;
 use support::s3::{Fault, On, Op};
+use support::scene::{Scene, small};
 use support::tls::TlsFront;
 use support::walden::{Ran, Walden};
 

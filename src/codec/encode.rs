@@ -70,7 +70,8 @@ fn compress<R: Read + Send, W: Write + Send>(plain: Plain<R>, payload: W, level:
     };
     std::thread::scope(|scope| {
         for _ in 1..threads {
-            scope.spawn(|| line.work(level));
+            // Where the system gives no further thread, fewer do the work.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, || line.work(level));
         }
         line.work(level);
     });

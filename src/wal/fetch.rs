@@ -55,8 +55,11 @@ impl Job {
         Ok(Job { request, control: Some(control), ahead })
     }
 
-    /// What fetching ahead is about; `None` outside a recovery.
+    /// What fetching ahead is about. `None` outside a recovery; what an earlier one has left is then removed.
     pub fn ahead(&self) -> Option<&Ahead> {
+        if self.ahead.is_none() {
+            self.request.spool.remove_fetched();
+        }
         self.ahead.as_ref()
     }
 

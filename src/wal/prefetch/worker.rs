@@ -102,6 +102,8 @@ struct State {
     wanted: Option<Wanted>,
     window: u64,
     running: BTreeMap<u64, AbortHandle>,
+    /// Segments that were fetched. One of them that is gone has just been taken, and `wanted` will say so.
+    done: BTreeSet<u64>,
     /// The first segment that was not there when it was asked for, or could not be had. Forgotten when another is handed
     /// over.
     not_there: Option<u64>,
@@ -113,6 +115,7 @@ async fn serve(archive: &Archive, ahead: &Ahead) {
         wanted: None,
         window: FIRST_WINDOW.min(ahead.window),
         running: BTreeMap::new(),
+        done: BTreeSet::new(),
         not_there: None,
         last_change: Instant::now(),
     };
@@ -121,7 +124,7 @@ async fn serve(archive: &Archive, ahead: &Ahead) {
     let mut checked = Instant::now();
     loop {
         if let Some(wanted) = wanted(ahead).filter(|wanted| state.wanted.as_ref() != Some(wanted)) {
-            state.take_notice(wanted, ahead.window);
+            state.take_notice(wanted, ahead);
         }
         let present = state.tidy(ahead);
         state.start_downloads(archive, ahead, &present, &mut downloads);
@@ -152,11 +155,19 @@ fn goes_on(ahead: &Ahead, server: Option<u32>) -> bool {
 type Ended = Result<(u64, Result<()>), tokio::task::JoinError>;
 
 impl State {
-    fn take_notice(&mut self, wanted: Wanted, widest: u64) {
+    fn take_notice(&mut self, wanted: Wanted, ahead: &Ahead) {
         if wanted.slow && self.wanted.is_some() {
-            self.window = (self.window * 2).min(widest);
+            self.window = (self.window * 2).min(ahead.window);
         }
+        let before = self.last(ahead);
         self.wanted = Some(wanted);
+        match (before, self.last(ahead)) {
+            (Some((timeline, last)), Some(now)) if now.0 == timeline && now.1 >= last => {
+                self.done.retain(|number| *number > now.1);
+            }
+            // The recovery has begun anew, or has gone over to another timeline.
+            _ => self.done.clear(),
+        }
         self.not_there = None;
         self.last_change = Instant::now();
     }
@@ -198,8 +209,9 @@ impl State {
         downloads: &mut JoinSet<(u64, Result<()>)>,
     ) {
         let Some((timeline, last)) = self.last(ahead) else { return };
-        let running: BTreeSet<u64> = self.running.keys().copied().collect();
-        for number in next(last, self.window, present, &running, self.not_there) {
+        let there = present.union(&self.done).copied().collect();
+        let running = self.running.keys().copied().collect();
+        for number in next(last, self.window, &there, &running, self.not_there) {
             let name = SegmentName::new(timeline, number, ahead.control.segment_size);
             let (Some(name), true) = (name, has_room(ahead, self.running.len() as u64 + 1)) else { return };
             let (archive, ahead) = (archive.clone(), ahead.clone());
@@ -212,18 +224,21 @@ impl State {
         // One that was stopped has been forgotten already.
         let Ok((number, outcome)) = ended else { return };
         self.running.remove(&number);
-        if let Err(error) = outcome {
-            tracing::debug!("did not fetch ahead: {error}");
-            self.not_there = Some(self.not_there.map_or(number, |first| first.min(number)));
+        match outcome {
+            Ok(()) => drop(self.done.insert(number)),
+            Err(error) => {
+                tracing::debug!("did not fetch ahead: {error}");
+                self.not_there = Some(self.not_there.map_or(number, |first| first.min(number)));
+            }
         }
     }
 }
 
 /// The segments to begin with, in order: the next ones that are neither there nor on their way.
-fn next(last: u64, window: u64, present: &BTreeSet<u64>, running: &BTreeSet<u64>, not_there: Option<u64>) -> Vec<u64> {
+fn next(last: u64, window: u64, there: &BTreeSet<u64>, running: &BTreeSet<u64>, not_there: Option<u64>) -> Vec<u64> {
     (last + 1..=last + window)
         .take_while(|number| not_there.is_none_or(|first| *number < first))
-        .filter(|number| !present.contains(number) && !running.contains(number))
+        .filter(|number| !there.contains(number) && !running.contains(number))
         .take(AT_ONCE.saturating_sub(running.len()))
         .collect()
 }
@@ -255,13 +270,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn only_what_is_next_and_missing_is_begun(last in 0u64..90, window in 1u64..20, present in set(), running in set(), not_there in prop::option::of(0u64..100)) {
-            let begun = next(last, window, &present, &running, not_there);
+        fn only_what_is_next_and_missing_is_begun(last in 0u64..90, window in 1u64..20, there in set(), running in set(), not_there in prop::option::of(0u64..100)) {
+            let begun = next(last, window, &there, &running, not_there);
             prop_assert!(begun.len() + running.len() <= AT_ONCE.max(running.len()));
             prop_assert!(begun.is_sorted());
             for number in begun {
                 prop_assert!(number > last && number <= last + window);
-                prop_assert!(!present.contains(&number) && !running.contains(&number));
+                prop_assert!(!there.contains(&number) && !running.contains(&number));
                 prop_assert!(not_there.is_none_or(|first| number < first));
             }
         }

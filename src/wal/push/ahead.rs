@@ -12,10 +12,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{Request, Source, wal_file};
 use crate::archive::{Archive, Encoded};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Recovery, Result};
 use crate::layout::Key;
 use crate::pipeline;
 use crate::postgres::control::SystemId;
+use crate::postgres::datadir;
 use crate::wal::segment::WalFile;
 use crate::wal::spool::Mark;
 
@@ -35,13 +36,20 @@ const READY: &str = ".ready";
 /// Archives what waits, for as long as it may.
 pub(super) async fn push(archive: &Archive, request: &Request, cluster: Option<SystemId>) {
     let (Some(directory), Ok(asked)) = (request.path.parent(), wal_file(&request.path)) else { return };
+    // A process that fetched ahead, and was killed, may have left something for a recovery that is over.
+    if datadir::data_directory_of(&request.path).is_some_and(|data| datadir::recovery_mode(&data) == Recovery::None) {
+        request.spool.remove_fetched();
+    }
     let waiting = waiting(&directory.join(STATUS));
     request.spool.sweep_pushed(|name| waiting.iter().any(|file| file.to_string() == name));
-    let files = plan(waiting, asked, request.ahead);
-    if files.is_empty() {
-        return;
-    }
-    match tokio::time::timeout(LONGEST, push_all(archive, request, cluster, files)).await {
+    let (histories, others): (Vec<_>, Vec<_>) = plan(waiting, asked, request.ahead).into_iter().partition(is_history);
+    let work = async {
+        // Whoever finds a segment of a new timeline finds its history too.
+        let first = push_all(archive, request, cluster, histories).await?;
+        Ok::<usize, Error>(first + push_all(archive, request, cluster, others).await?)
+    };
+    match tokio::time::timeout(LONGEST, work).await {
+        Ok(Ok(0)) => {}
         Ok(Ok(count)) => tracing::info!(count, "archived files ahead of their turn"),
         Ok(Err(error)) => tracing::info!("stopped archiving ahead: {error}"),
         Err(_) => tracing::info!("stopped archiving ahead after {} s", LONGEST.as_secs()),
@@ -58,9 +66,13 @@ fn waiting(status: &Path) -> Vec<WalFile> {
 /// src/backend/postmaster/pgarch.c).
 fn plan(mut waiting: Vec<WalFile>, asked: WalFile, at_most: usize) -> Vec<WalFile> {
     waiting.retain(|file| *file != asked);
-    waiting.sort_by_cached_key(|file| (!matches!(file, WalFile::History(_)), file.to_string()));
+    waiting.sort_by_cached_key(|file| (!is_history(file), file.to_string()));
     waiting.truncate(at_most);
     waiting
+}
+
+fn is_history(file: &WalFile) -> bool {
+    matches!(file, WalFile::History(_))
 }
 
 /// A file that is ready to be sent.
