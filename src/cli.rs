@@ -11,6 +11,7 @@ mod message;
 mod restore_command;
 mod signals;
 mod verbs;
+mod wal;
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -116,9 +117,9 @@ fn bug(panic: &(dyn std::any::Any + Send)) -> Error {
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
     // The runtime knows no other way to say so.
     if text.starts_with("OS can't spawn") {
-        return Error::new(Kind::Local, "this machine gives no further thread").detail(text).hint(
-            "Raise the limits on memory and tasks (ulimit -v and -u, MemoryMax= and TasksMax= of the service).",
-        );
+        return Error::new(Kind::Local, "this machine gives no further thread")
+            .detail(text)
+            .hint("Raise the limits on memory and tasks (ulimit -v and -u, MemoryMax= and TasksMax= of the service).");
     }
     Error::new(Kind::Bug, "walden met a defect of its own")
         .detail(text)

@@ -1,6 +1,7 @@
 //! Write-ahead log: the names and headers of its files, which segments a recovery needs, and the two commands that
 //! PostgreSQL calls.
 
+pub mod backfill;
 pub mod chain;
 pub mod fetch;
 pub mod header;

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use support::forge::{self, SYSTEM_ID, Segment};
+use support::forge::{self, Segment};
 use support::place::{Place, files_below};
 use support::random::Random;
 use support::s3::{Fault, On, Op};
@@ -439,7 +439,9 @@ fn words_that_cannot_be_understood_are_exit_code_2_and_settings_3() {
 #[test]
 fn help_has_an_example_for_each_caller() {
     bare(&["--help"]).code(0).stderr_is("").stdout_has("archive_command").stdout_has("restore_command");
-    for verb in ["wal-push", "wal-fetch", "backup-push", "backup-fetch", "backup-list", "backup-show", "config"] {
+    for verb in
+        ["wal-push", "wal-fetch", "wal-backfill", "backup-push", "backup-fetch", "backup-list", "backup-show", "config"]
+    {
         bare(&[verb, "--help"]).code(0).stdout_has(&format!("walden {verb}"));
     }
     bare(&["--version"]).code(0).stdout_has(env!("CARGO_PKG_VERSION"));
@@ -485,4 +487,59 @@ fn an_archive_without_backups_lists_none_and_no_archive_is_an_error() {
         assert_eq!(list.json(), serde_json::json!([]));
         scene.walden(&["backup-show", "LATEST"]).run().code(1);
     }
+}
+
+#[test]
+fn a_backfill_stores_what_the_server_has_and_the_archive_has_not() {
+    for scene in Scene::each() {
+        let names: Vec<String> = (1..=6).map(|number| scene.write(&small(number))).collect();
+        scene.push(&names[0]).code(0);
+        // 1 was archived; 2 and 3 were received by a standby, 4 waits; 5 and 6 are not complete.
+        for (name, status) in names.iter().zip(["done", "done", "done", "ready"]) {
+            fs::write(scene.wal(&format!("archive_status/{name}.{status}")), "").unwrap();
+        }
+        let history = forge::history(&[(1, "0/400028", "no reason")]);
+        fs::write(scene.wal("00000002.history"), &history).unwrap();
+        fs::copy(scene.wal(&names[3]), scene.wal(&format!("{}.partial", names[3]))).unwrap();
+        let data = scene.data.path().to_str().unwrap().to_owned();
+        let before = files_below(&scene.wal("archive_status"));
+
+        let done = scene.walden(&["wal-backfill", &data, "--json"]).run().code(0).json();
+        let mut archived: Vec<String> = serde_json::from_value(done["archived"].clone()).unwrap();
+        assert_eq!(archived[0], "00000002.history");
+        archived.sort();
+        let partial = format!("{}.partial", names[3]);
+        let expected = [&names[1], &names[2], &names[3], &partial, "00000002.history"].map(str::to_owned);
+        assert_eq!(archived, expected);
+        assert_eq!((&done["already"], &done["passed_over"]), (&1.into(), &serde_json::json!(names[4..])));
+        assert_eq!(files_below(&scene.wal("archive_status")), before);
+        for (name, number) in names[..4].iter().zip(1..) {
+            scene.fetch(name).code(0);
+            assert!(scene.fetched().unwrap() == small(number).bytes(), "{name}");
+        }
+
+        scene.walden(&["wal-backfill", &data]).run().code(0).stdout_has("0 files archived, 6 were in the archive");
+        scene.walden(&["wal-backfill", "/nowhere"]).run().code(8);
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_backfilled_does_not_keep_the_others_back() {
+    let scene = Scene::on_s3();
+    let names: Vec<String> = (1..=4).map(|number| scene.write(&small(number))).collect();
+    for name in &names {
+        fs::write(scene.wal(&format!("archive_status/{name}.done")), "").unwrap();
+    }
+    fs::write(scene.wal(&names[1]), "no segment").unwrap();
+    let data = scene.data.path().to_str().unwrap().to_owned();
+    scene.walden(&["wal-backfill", &data]).run().code(7).stderr_has(&names[1]);
+    for name in [&names[0], &names[2], &names[3]] {
+        scene.fetch(name).code(0);
+    }
+    // Who may only put is heard all the same.
+    scene.write(&small(2));
+    scene.s3().fail_always(On::op(Op::List), Fault::Status(403, "AccessDenied"));
+    scene.walden(&["wal-backfill", &data]).run().code(0).stderr_has("every file is offered");
+    scene.s3().heal();
+    scene.fetch(&names[1]).code(0);
 }

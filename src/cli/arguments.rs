@@ -57,6 +57,11 @@ pub enum Verb {
         /// Fetch those that follow it instead.
         ahead: bool,
     },
+    /// Store what a server's WAL directory has and the archive has not.
+    WalBackfill {
+        /// The data directory.
+        pgdata: PathBuf,
+    },
     /// Make a base backup.
     BackupPush {
         /// The data directory; `None`: the server says where it is.
@@ -243,6 +248,7 @@ fn verb(name: VerbName, matches: &ArgMatches, settings: &Settings) -> Result<Ver
             path: required(matches, help::PATH, PathBuf::read)?,
             ahead: settings.get(&options::AHEAD)?,
         },
+        VerbName::WalBackfill => Verb::WalBackfill { pgdata: required(matches, help::PGDATA, PathBuf::read)? },
         VerbName::BackupPush => Verb::BackupPush { pgdata: optional(matches, help::PGDATA, PathBuf::read)? },
         VerbName::BackupFetch => Verb::BackupFetch(BackupFetch {
             directory: required(matches, help::DIR, PathBuf::read)?,
@@ -353,6 +359,7 @@ mod tests {
                 format!("wal-fetch {segment} pg_wal/x"),
                 Verb::WalFetch { name: segment.parse().unwrap(), path, ahead: false },
             ),
+            ("wal-backfill /pg".to_owned(), Verb::WalBackfill { pgdata: "/pg".into() }),
             ("backup-push".to_owned(), Verb::BackupPush { pgdata: None }),
             ("backup-push /pg".to_owned(), Verb::BackupPush { pgdata: Some("/pg".into()) }),
             ("backup-list --json".to_owned(), Verb::BackupList),

@@ -25,6 +25,9 @@ pub(super) fn positionals(verb: VerbName) -> &'static [Positional] {
             Positional { name: NAME, required: true, doc: "The name of the WAL file; %f in restore_command" },
             Positional { name: PATH, required: true, doc: "Where to put it; %p in restore_command" },
         ],
+        VerbName::WalBackfill => {
+            &[Positional { name: PGDATA, required: true, doc: "The data directory whose pg_wal is looked through" }]
+        }
         VerbName::BackupPush => &[Positional {
             name: PGDATA,
             required: false,
@@ -50,6 +53,7 @@ pub(super) fn summary(verb: VerbName) -> &'static str {
     match verb {
         VerbName::WalPush => "Store one WAL file: PostgreSQL's archive_command",
         VerbName::WalFetch => "Bring one WAL file back: PostgreSQL's restore_command",
+        VerbName::WalBackfill => "Store what a server's pg_wal has and the archive has not, after a failover",
         VerbName::BackupPush => "Make a base backup of a running server",
         VerbName::BackupFetch => "Restore a base backup, up to now, to a point in time, or as a standby",
         VerbName::BackupList => "List the base backups",
@@ -75,6 +79,11 @@ In postgresql.conf:
   restore_command = 'walden --envdir /etc/walden.d wal-fetch %f \"%p\"'
 
 Status 1 means that the file is certainly not in the archive. See walden --help for the others."
+        }
+        VerbName::WalBackfill => {
+            "\
+On the server that was promoted, as its user:
+  walden --envdir /etc/walden.d wal-backfill /var/lib/postgresql/15/main"
         }
         VerbName::BackupPush => {
             "\

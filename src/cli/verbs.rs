@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use super::arguments::{BackupFetch, Invocation, Verb};
-use super::{backups, config, message, restore_command};
+use super::{backups, config, message, restore_command, wal};
 use crate::archive::Archive;
 use crate::backup::catalogue;
 use crate::backup::push as backup_push;
@@ -24,13 +24,20 @@ use crate::restore::{self, Request};
 use crate::storage::{self, memory::Memory};
 use crate::wal::segment::WalFile;
 use crate::wal::spool::Spool;
-use crate::wal::{fetch, prefetch, push};
+use crate::wal::{backfill, fetch, prefetch, push};
 
 /// Does it.
 pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Environment) -> Result<()> {
     match verb {
         Verb::WalPush { path } => wal_push(path, &settings),
         Verb::WalFetch { name, path, ahead } => wal_fetch(name, path, ahead, &settings),
+        Verb::WalBackfill { pgdata } => on_one_thread(async {
+            let archive = archive(&settings, &options::WAL_COMPRESSION).await?;
+            let done = backfill::backfill(&archive, &pgdata, &observer()).await?;
+            let json = settings.get(&options::JSON)?;
+            message::print(&if json { wal::backfilled_json(&done) } else { wal::backfilled(&done) });
+            Ok(())
+        }),
         Verb::BackupPush { pgdata } => on_all_threads(async {
             let archive = archive(&settings, &options::BACKUP_COMPRESSION).await?;
             let variables = environment.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();

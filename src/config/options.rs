@@ -10,7 +10,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::config::Location;
-use crate::config::row::VerbName::{BackupFetch, BackupList, BackupPush, BackupShow, Config, WalFetch, WalPush};
+use crate::config::row::VerbName::{
+    BackupFetch, BackupList, BackupPush, BackupShow, Config, WalBackfill, WalFetch, WalPush,
+};
 use crate::config::row::{Alias, Row, Setting};
 use crate::config::target::{Action, RestorePoint, TablespaceMapping, TargetTimeline};
 use crate::config::value::{Addressing, Checksum, LogFormat, LogLevel, OnError, Value};
@@ -117,7 +119,7 @@ pub static PART_SIZE: Setting<u64> = Setting::new(Row {
 /// zstd's level for WAL.
 pub static WAL_COMPRESSION: Setting<u32> = Setting::new(Row {
     name: "wal-compression",
-    verbs: &[WalPush],
+    verbs: &[WalPush, WalBackfill],
     value: Some("LEVEL"),
     bounds: Some(["1", "19"]),
     default: Some("1"),
@@ -288,7 +290,7 @@ pub static ENVDIR: Setting<PathBuf> = Setting::new(Row {
 /// Print JSON instead of tables.
 pub static JSON: Setting<bool> = Setting::new(Row {
     name: "json",
-    verbs: &[BackupPush, BackupFetch, BackupList, BackupShow, Config],
+    verbs: &[WalBackfill, BackupPush, BackupFetch, BackupList, BackupShow, Config],
     default: Some("false"),
     doc: "Print JSON",
     ..Row::ARGUMENT

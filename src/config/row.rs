@@ -19,6 +19,8 @@ pub enum VerbName {
     WalPush,
     /// `wal-fetch`.
     WalFetch,
+    /// `wal-backfill`.
+    WalBackfill,
     /// `backup-push`.
     BackupPush,
     /// `backup-fetch`.
@@ -31,17 +33,19 @@ pub enum VerbName {
     Config,
 }
 
-use VerbName::{BackupFetch, BackupList, BackupPush, BackupShow, Config, WalFetch, WalPush};
+use VerbName::{BackupFetch, BackupList, BackupPush, BackupShow, Config, WalBackfill, WalFetch, WalPush};
 
 impl VerbName {
     /// Every verb, in the order in which help lists them.
-    pub const ALL: [VerbName; 7] = [WalPush, WalFetch, BackupPush, BackupFetch, BackupList, BackupShow, Config];
+    pub const ALL: [VerbName; 8] =
+        [WalPush, WalFetch, WalBackfill, BackupPush, BackupFetch, BackupList, BackupShow, Config];
 
     /// As it is typed.
     pub fn as_str(self) -> &'static str {
         match self {
             WalPush => "wal-push",
             WalFetch => "wal-fetch",
+            WalBackfill => "wal-backfill",
             BackupPush => "backup-push",
             BackupFetch => "backup-fetch",
             BackupList => "backup-list",

@@ -3,6 +3,7 @@
 //! PostgreSQL may remove the file as soon as this succeeds. `archive_status` belongs to PostgreSQL and is not touched.
 
 mod ahead;
+pub(crate) mod send;
 
 use std::fs::{File, Metadata};
 use std::io::{Read, Seek, SeekFrom};

@@ -4,17 +4,13 @@
 //!
 //! Nothing here can fail a call: what does not get through waits for its own.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-
-use super::{Request, Source, wal_file};
-use crate::archive::{Archive, Encoded};
-use crate::error::{Error, Kind, Recovery, Result};
-use crate::layout::Key;
-use crate::pipeline;
+use super::send::{self, Batch};
+use super::{Request, wal_file};
+use crate::archive::Archive;
+use crate::error::{Error, Recovery, Result};
 use crate::postgres::control::SystemId;
 use crate::postgres::datadir;
 use crate::wal::segment::WalFile;
@@ -23,26 +19,25 @@ use crate::wal::spool::Mark;
 /// How long the look-ahead may hold back the call that it belongs to.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// Requests to the store at once.
-const AT_ONCE: usize = 16;
-
-/// Bytes of objects on their way to the store, together; one more is being made meanwhile. With segments of 16 MiB that do
-/// not compress at all this is one at a time, and the process stays below its promise (docs/limits.md).
-const BYTES_AT_ONCE: usize = 16 << 20;
-
 const STATUS: &str = "archive_status";
 const READY: &str = ".ready";
 
 /// Archives what waits, for as long as it may.
 pub(super) async fn push(archive: &Archive, request: &Request, cluster: Option<SystemId>) {
-    let (Some(directory), Ok(asked)) = (request.path.parent(), wal_file(&request.path)) else { return };
+    let Ok(asked) = wal_file(&request.path) else { return };
+    let directory = directory(request);
     // A process that fetched ahead, and was killed, may have left something for a recovery that is over.
     if datadir::data_directory_of(&request.path).is_some_and(|data| datadir::recovery_mode(&data) == Recovery::None) {
         request.spool.remove_fetched();
     }
     let waiting = waiting(&directory.join(STATUS));
     request.spool.sweep_pushed(|name| waiting.iter().any(|file| file.to_string() == name));
-    let (histories, others): (Vec<_>, Vec<_>) = plan(waiting, asked, request.ahead).into_iter().partition(is_history);
+    let mut files = plan(waiting, asked, request.ahead);
+    files.retain(|file| {
+        let metadata = std::fs::metadata(directory.join(file.to_string()));
+        !metadata.is_ok_and(|metadata| request.spool.has_pushed(*file, &Mark::of(&metadata, &request.address)))
+    });
+    let (histories, others): (Vec<_>, Vec<_>) = files.into_iter().partition(is_history);
     let work = async {
         // Whoever finds a segment of a new timeline finds its history too.
         let first = push_all(archive, request, cluster, histories).await?;
@@ -75,62 +70,21 @@ fn is_history(file: &WalFile) -> bool {
     matches!(file, WalFile::History(_))
 }
 
-/// A file that is ready to be sent.
-struct Job {
-    file: WalFile,
-    mark: Mark,
-    key: Key,
-    encoded: Encoded,
-    /// Its share of [`BYTES_AT_ONCE`].
-    _bytes: OwnedSemaphorePermit,
-}
-
 async fn push_all(
     archive: &Archive,
     request: &Request,
     cluster: Option<SystemId>,
     files: Vec<WalFile>,
 ) -> Result<usize> {
-    let (jobs, receiver) = mpsc::channel(1);
-    let maker = make(archive.clone(), request.clone(), cluster, files, jobs);
-    let send = |job: Job| {
-        let (archive, spool) = (archive.clone(), request.spool.clone());
-        async move {
-            archive.put_encoded(&job.key, job.encoded).await?;
-            spool.note_pushed(job.file, &job.mark)
-        }
-    };
-    let (made, sent) = tokio::join!(maker, pipeline::run(receiver, AT_ONCE, send));
-    // What was made could be sent, so the error of the maker is the first one.
-    let sent = sent?.len();
-    made.map(|()| sent)
+    let count = files.len();
+    let batch = Batch { directory: directory(request), cluster, address: request.address.clone(), files };
+    let spool = request.spool.clone();
+    send::all(archive, batch, move |outcome| spool.note_pushed(outcome.file, &outcome.stored?.1)).await?;
+    Ok(count)
 }
 
-/// Makes the objects, one after the other, until somebody no longer takes them.
-async fn make(
-    archive: Archive,
-    request: Request,
-    cluster: Option<SystemId>,
-    files: Vec<WalFile>,
-    jobs: mpsc::Sender<Job>,
-) -> Result<()> {
-    let bytes = Arc::new(Semaphore::new(BYTES_AT_ONCE));
-    for file in files {
-        let source = Source::open(&request.path.with_file_name(file.to_string()), cluster)?;
-        let mark = Mark::of(&source.metadata, &request.address);
-        if request.spool.has_pushed(file, &mark) {
-            continue;
-        }
-        let encoded = archive.encode(source.content, source.size, source.description).await?;
-        let share = encoded.size().min(BYTES_AT_ONCE as u64) as u32;
-        let share = bytes.clone().acquire_many_owned(share).await;
-        let _bytes =
-            share.map_err(|error| Error::new(Kind::Bug, "a semaphore was closed").detail(error.to_string()))?;
-        if jobs.send(Job { file, mark, key: source.key, encoded, _bytes }).await.is_err() {
-            break;
-        }
-    }
-    Ok(())
+fn directory(request: &Request) -> PathBuf {
+    request.path.parent().unwrap_or(Path::new("")).to_path_buf()
 }
 
 #[cfg(test)]
