@@ -5,9 +5,9 @@
 //! ```text
 //!            main ── cli ──────────────── words in, words out
 //!                     │
-//!  stories   wal::{push, fetch, verify}  backup::push  restore
+//!  stories   wal::{push, fetch, prefetch, spool, backfill, verify}  backup::push  restore
 //!                     │
-//!  joiners   archive  backup::catalogue
+//!  joiners   archive  wal::receive  backup::catalogue
 //!                     │
 //!  machines  storage  codec  durable  pipeline  observe  postgres::{client, datadir}
 //!                     │
