@@ -8,6 +8,7 @@ mod backups;
 pub mod config;
 mod help;
 mod message;
+mod resident;
 mod restore_command;
 mod signals;
 mod verbs;

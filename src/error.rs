@@ -5,11 +5,13 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// The result of everything in Walden that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What the caller can do about an error. Four answers are never mixed up: absent, denied, unreachable, corrupt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Kind {
     /// The store answered, and the object is certainly absent.
     NotFound,

@@ -20,6 +20,7 @@ pub mod backup;
 pub mod cli;
 pub mod codec;
 pub mod config;
+pub mod daemon;
 pub mod durable;
 pub mod error;
 pub mod layout;

@@ -76,6 +76,11 @@ pub enum Verb {
         /// Which.
         backup: Selection,
     },
+    /// Help `wal-push` until the process ends.
+    Daemon {
+        /// The data directory.
+        pgdata: PathBuf,
+    },
     /// Show the settings.
     Config,
 }
@@ -259,6 +264,7 @@ fn verb(name: VerbName, matches: &ArgMatches, settings: &Settings) -> Result<Ver
         }),
         VerbName::BackupList => Verb::BackupList,
         VerbName::BackupShow => Verb::BackupShow { backup: required(matches, help::BACKUP, str::parse)? },
+        VerbName::Daemon => Verb::Daemon { pgdata: required(matches, help::PGDATA, PathBuf::read)? },
         VerbName::Config => Verb::Config,
     })
 }
@@ -365,6 +371,7 @@ mod tests {
             ("backup-list --json".to_owned(), Verb::BackupList),
             ("backup-show LATEST".to_owned(), Verb::BackupShow { backup: Selection::Latest }),
             (format!("backup-show {ID}"), Verb::BackupShow { backup: id }),
+            ("daemon /pg".to_owned(), Verb::Daemon { pgdata: "/pg".into() }),
             ("config".to_owned(), Verb::Config),
         ] {
             assert_eq!(run(&line).unwrap().verb, verb, "{line}");

@@ -44,6 +44,9 @@ pub(super) fn positionals(verb: VerbName) -> &'static [Positional] {
         VerbName::BackupShow => {
             &[Positional { name: BACKUP, required: true, doc: "LATEST or an id, as backup-list prints it" }]
         }
+        VerbName::Daemon => {
+            &[Positional { name: PGDATA, required: true, doc: "The data directory of the cluster to serve" }]
+        }
         VerbName::BackupList | VerbName::Config => &[],
     }
 }
@@ -58,6 +61,7 @@ pub(super) fn summary(verb: VerbName) -> &'static str {
         VerbName::BackupFetch => "Restore a base backup, up to now, to a point in time, or as a standby",
         VerbName::BackupList => "List the base backups",
         VerbName::BackupShow => "Show one base backup",
+        VerbName::Daemon => "Help wal-push with connections that are ready: for a store that is far away",
         VerbName::Config => "Show all settings, and where each of them comes from",
     }
 }
@@ -123,6 +127,13 @@ Examples:
 Examples:
   walden backup-show LATEST
   walden backup-show 20261121T013005Z-0000000100000000000000AB --json"
+        }
+        VerbName::Daemon => {
+            "\
+As the server's user, with the same settings as archive_command:
+  walden --envdir /etc/walden.d daemon /var/lib/postgresql/15/main
+
+wal-push finds it by itself, and does without it where it is not there or has other settings."
         }
         VerbName::Config => {
             "\

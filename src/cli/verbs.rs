@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use super::arguments::{BackupFetch, Invocation, Verb};
-use super::{backups, config, message, restore_command, wal};
+use super::{backups, config, message, resident, restore_command, wal};
 use crate::archive::Archive;
 use crate::backup::catalogue;
 use crate::backup::push as backup_push;
@@ -29,7 +29,7 @@ use crate::wal::{backfill, fetch, prefetch, push};
 /// Does it.
 pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Environment) -> Result<()> {
     match verb {
-        Verb::WalPush { path } => wal_push(path, &settings),
+        Verb::WalPush { path } => wal_push(path, &settings, environment),
         Verb::WalFetch { name, path, ahead } => wal_fetch(name, path, ahead, &settings),
         Verb::WalBackfill { pgdata } => on_one_thread(async {
             let archive = archive(&settings, &options::WAL_COMPRESSION).await?;
@@ -83,6 +83,7 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             message::print(&if json { backups::json(&backup)? } else { backups::show(&backup) });
             Ok(())
         }),
+        Verb::Daemon { pgdata } => on_one_thread(resident::serve(&pgdata, &settings, environment)),
         Verb::Config => {
             let json = settings.get(&options::JSON)?;
             message::print(&if json {
@@ -95,7 +96,7 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
     }
 }
 
-fn wal_push(path: PathBuf, settings: &Settings) -> Result<()> {
+fn wal_push(path: PathBuf, settings: &Settings, environment: &Environment) -> Result<()> {
     let request = push::Request {
         spool: Spool::new(settings.find(&options::SPOOL_DIR)?, &path),
         path,
@@ -109,8 +110,11 @@ fn wal_push(path: PathBuf, settings: &Settings) -> Result<()> {
         return Ok(());
     }
     on_one_thread(async {
+        if let Some(answered) = resident::ask(&request, settings, environment).await? {
+            return answered;
+        }
         let archive = archive(settings, &options::WAL_COMPRESSION).await?;
-        push::push(&archive, &request).await.map(drop)
+        push::push(&archive, &request).await
     })
 }
 
@@ -192,7 +196,7 @@ async fn backup_fetch(words: BackupFetch, settings: &Settings, environment: &Env
     Ok(())
 }
 
-async fn archive(settings: &Settings, level_setting: &Setting<u32>) -> Result<Archive> {
+pub(super) async fn archive(settings: &Settings, level_setting: &Setting<u32>) -> Result<Archive> {
     let location: Location = settings.get(&options::PREFIX)?;
     let store = storage::open(storage::Options {
         location,

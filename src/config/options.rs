@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use crate::config::Location;
 use crate::config::row::VerbName::{
-    BackupFetch, BackupList, BackupPush, BackupShow, Config, WalBackfill, WalFetch, WalPush,
+    BackupFetch, BackupList, BackupPush, BackupShow, Config, Daemon, WalBackfill, WalFetch, WalPush,
 };
 use crate::config::row::{Alias, Row, Setting};
 use crate::config::target::{Action, RestorePoint, TablespaceMapping, TargetTimeline};
@@ -119,7 +119,7 @@ pub static PART_SIZE: Setting<u64> = Setting::new(Row {
 /// zstd's level for WAL.
 pub static WAL_COMPRESSION: Setting<u32> = Setting::new(Row {
     name: "wal-compression",
-    verbs: &[WalPush, WalBackfill],
+    verbs: &[WalPush, WalBackfill, Daemon],
     value: Some("LEVEL"),
     bounds: Some(["1", "19"]),
     default: Some("1"),
@@ -162,7 +162,7 @@ pub static RETRY_TIMEOUT: Setting<Duration> = Setting::new(Row {
 /// How long a push may take.
 pub static PUSH_TIMEOUT: Setting<Duration> = Setting::new(Row {
     name: "push-timeout",
-    verbs: &[WalPush],
+    verbs: &[WalPush, Daemon],
     value: Some("DURATION"),
     bounds: Some(["1s", "1h"]),
     default: Some("60s"),
@@ -173,7 +173,7 @@ pub static PUSH_TIMEOUT: Setting<Duration> = Setting::new(Row {
 /// How many files are archived ahead of their turn.
 pub static PUSH_AHEAD: Setting<u32> = Setting::new(Row {
     name: "push-ahead",
-    verbs: &[WalPush],
+    verbs: &[WalPush, Daemon],
     value: Some("COUNT"),
     bounds: Some(["0", "1024"]),
     default: Some("64"),
@@ -195,7 +195,7 @@ pub static PREFETCH: Setting<u64> = Setting::new(Row {
 /// Where one process leaves word for the next.
 pub static SPOOL_DIR: Setting<PathBuf> = Setting::new(Row {
     name: "spool-dir",
-    verbs: &[WalPush, WalFetch],
+    verbs: &[WalPush, WalFetch, Daemon],
     value: Some("DIR"),
     example: Some("/var/spool/walden/main"),
     doc: "Where it is noted what was archived ahead, and where fetched WAL waits, for one cluster; unless given, \

@@ -29,16 +29,18 @@ pub enum VerbName {
     BackupList,
     /// `backup-show`.
     BackupShow,
+    /// `daemon`.
+    Daemon,
     /// `config`.
     Config,
 }
 
-use VerbName::{BackupFetch, BackupList, BackupPush, BackupShow, Config, WalBackfill, WalFetch, WalPush};
+use VerbName::{BackupFetch, BackupList, BackupPush, BackupShow, Config, Daemon, WalBackfill, WalFetch, WalPush};
 
 impl VerbName {
     /// Every verb, in the order in which help lists them.
-    pub const ALL: [VerbName; 8] =
-        [WalPush, WalFetch, WalBackfill, BackupPush, BackupFetch, BackupList, BackupShow, Config];
+    pub const ALL: [VerbName; 9] =
+        [WalPush, WalFetch, WalBackfill, BackupPush, BackupFetch, BackupList, BackupShow, Daemon, Config];
 
     /// As it is typed.
     pub fn as_str(self) -> &'static str {
@@ -50,6 +52,7 @@ impl VerbName {
             BackupFetch => "backup-fetch",
             BackupList => "backup-list",
             BackupShow => "backup-show",
+            Daemon => "daemon",
             Config => "config",
         }
     }

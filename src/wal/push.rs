@@ -4,13 +4,15 @@
 
 mod ahead;
 pub(crate) mod send;
+mod underway;
 
 use std::fs::{File, Metadata};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::archive::{Archive, Stored};
+pub use self::underway::Underway;
+use crate::archive::Archive;
 use crate::codec::Description;
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::Key;
@@ -53,24 +55,46 @@ pub fn went_ahead(request: &Request) -> Result<bool> {
 /// files that wait follow, for a bounded time, and whatever becomes of them does not matter to the result.
 ///
 /// # Errors
+/// Those of [`asked`].
+pub async fn push(archive: &Archive, request: &Request) -> Result<()> {
+    let underway = Underway::default();
+    asked(archive, request, &underway).await?;
+    ahead(archive, request, &underway).await;
+    Ok(())
+}
+
+/// Stores the WAL file, or waits for it if it is on its way ahead of its turn.
+///
+/// # Errors
 /// [`Kind::Usage`] for a name that is not a WAL file's; [`Kind::Corrupt`] for a segment that is not what its name says;
 /// [`Kind::Refused`] for one of another cluster; [`Kind::Conflict`] if the archive has other content under its name;
 /// [`Kind::Unreachable`] if it took longer than the request allows.
-pub async fn push(archive: &Archive, request: &Request) -> Result<Stored> {
+pub async fn asked(archive: &Archive, request: &Request, underway: &Underway) -> Result<()> {
     let what = || format!("could not archive \"{}\"", request.path.display());
-    let cluster = cluster(request).during(what)?;
     let work = async {
-        let source = Source::open(&request.path, cluster)?;
+        underway.end_of(wal_file(&request.path)?).await;
+        if went_ahead(request)? {
+            return Ok(());
+        }
+        let source = Source::open(&request.path, cluster(request)?)?;
         let encoded = archive.encode(source.content, source.size, source.description).await?;
-        archive.put_encoded(&source.key, encoded).await
+        let stored = archive.put_encoded(&source.key, encoded).await?;
+        tracing::info!(?stored, "archived \"{}\"", request.path.display());
+        Ok(())
     };
-    let stored = match tokio::time::timeout(request.timeout, work).await {
-        Ok(result) => result.during(what)?,
-        Err(_) => return Err(took_too_long(archive, request.timeout).during(what())),
-    };
-    tracing::info!(?stored, "archived \"{}\"", request.path.display());
-    ahead::push(archive, request, cluster).await;
-    Ok(stored)
+    match tokio::time::timeout(request.timeout, work).await {
+        Ok(result) => result.during(what),
+        Err(_) => Err(took_too_long(archive, request.timeout).during(what())),
+    }
+}
+
+/// Archives other files that wait, for as long as a call may be held back. What does not get through waits for its own
+/// call.
+pub async fn ahead(archive: &Archive, request: &Request, underway: &Underway) {
+    match cluster(request) {
+        Ok(cluster) => ahead::push(archive, request, cluster, underway).await,
+        Err(error) => tracing::info!("nothing is archived ahead: {error}"),
+    }
 }
 
 fn took_too_long(archive: &Archive, timeout: Duration) -> Error {

@@ -38,6 +38,11 @@ impl Spool {
         self.directory.join("fetched")
     }
 
+    /// A file of another module in the spool.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
     fn pushed(&self) -> PathBuf {
         self.directory.join("pushed")
     }

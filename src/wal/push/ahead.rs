@@ -7,8 +7,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::send::{self, Batch};
-use super::{Request, wal_file};
+use super::send::{self, Batch, Outcome};
+use super::{Request, Underway, wal_file};
 use crate::archive::Archive;
 use crate::error::{Error, Recovery, Result};
 use crate::postgres::control::SystemId;
@@ -23,7 +23,7 @@ const STATUS: &str = "archive_status";
 const READY: &str = ".ready";
 
 /// Archives what waits, for as long as it may.
-pub(super) async fn push(archive: &Archive, request: &Request, cluster: Option<SystemId>) {
+pub(super) async fn push(archive: &Archive, request: &Request, cluster: Option<SystemId>, underway: &Underway) {
     let Ok(asked) = wal_file(&request.path) else { return };
     let directory = directory(request);
     // A process that fetched ahead, and was killed, may have left something for a recovery that is over.
@@ -37,11 +37,12 @@ pub(super) async fn push(archive: &Archive, request: &Request, cluster: Option<S
         let metadata = std::fs::metadata(directory.join(file.to_string()));
         !metadata.is_ok_and(|metadata| request.spool.has_pushed(*file, &Mark::of(&metadata, &request.address)))
     });
+    let _underway = underway.begin(&files);
     let (histories, others): (Vec<_>, Vec<_>) = files.into_iter().partition(is_history);
     let work = async {
         // Whoever finds a segment of a new timeline finds its history too.
-        let first = push_all(archive, request, cluster, histories).await?;
-        Ok::<usize, Error>(first + push_all(archive, request, cluster, others).await?)
+        let first = push_all(archive, request, cluster, histories, underway).await?;
+        Ok::<usize, Error>(first + push_all(archive, request, cluster, others, underway).await?)
     };
     match tokio::time::timeout(LONGEST, work).await {
         Ok(Ok(0)) => {}
@@ -75,11 +76,17 @@ async fn push_all(
     request: &Request,
     cluster: Option<SystemId>,
     files: Vec<WalFile>,
+    underway: &Underway,
 ) -> Result<usize> {
     let count = files.len();
     let batch = Batch { directory: directory(request), cluster, address: request.address.clone(), files };
-    let spool = request.spool.clone();
-    send::all(archive, batch, move |outcome| spool.note_pushed(outcome.file, &outcome.stored?.1)).await?;
+    let (spool, underway) = (request.spool.clone(), underway.clone());
+    let note = move |outcome: Outcome| {
+        let noted = outcome.stored.and_then(|(_, mark)| spool.note_pushed(outcome.file, &mark));
+        underway.end(outcome.file);
+        noted
+    };
+    send::all(archive, batch, note).await?;
     Ok(count)
 }
 
