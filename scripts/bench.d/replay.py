@@ -3,12 +3,13 @@
 import re
 import shlex
 import shutil
+import time
 from datetime import datetime
 
 from meter import Command, Failed
 from servers import write_script
 
-# Nobody connects before recovery is over, so that the server's start lasts as long as the replay.
+# Nobody connects before recovery is over.
 SETTINGS = """
 hot_standby = off
 archive_mode = off
@@ -20,6 +21,11 @@ log_timezone = UTC
 recovery_target_timeline = latest
 restore_command = '{script} "%f" "%p"'
 """
+
+# The server's words: that it begins, that recovery is over (it has promoted itself), that it lets clients in.
+BEGINS, PROMOTED, OPEN = "starting PostgreSQL", "archive recovery complete", "database system is ready to accept"
+
+REPLAY_SECONDS = 1800  # at most
 
 STAMP = r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}) UTC LOG:  "
 
@@ -45,19 +51,27 @@ class Replay:
         self.cluster.account.own(signal)
 
     def commands(self):
-        """Starts the server, which returns when it has opened, and stops it: its processes are the meter's orphans."""
+        """Starts the server, and stops it when it has opened: its processes are the meter's orphans."""
         program = shlex.quote(str(self.cluster.programs / "pg_ctl"))
         call = f'{program} -D "$PWD" -l {self.log}'
-        start = f"{call} -w -t 900 start || {{ tail -20 {self.log}; exit 1; }}"
-        for text in [start, f"{call} -m immediate -w stop"]:
-            yield Command(text, (), self.directory, self.cluster.environment)
+        command = lambda text: Command(text, (), self.directory, self.cluster.environment)
+        yield command(f"{call} -w -t {REPLAY_SECONDS} start")
+        self._wait_until_open()
+        yield command(f"{call} -m immediate -w stop")
+
+    def _wait_until_open(self):
+        give_up = time.monotonic() + REPLAY_SECONDS
+        while OPEN not in self.log.read_text():
+            if time.monotonic() > give_up or not (self.directory / "postmaster.pid").exists():
+                raise Failed(f"{self.log.read_text()[-2000:]}\nthe server that replays did not open")
+            time.sleep(0.1)
 
     def seconds(self, names):
         """From the server's first word to the end of its recovery, before the checkpoint that follows."""
         text = self.log.read_text()
         if f'restored log file "{names[-1]}" from archive' not in text:
             raise Failed(f"{text[-2000:]}\nthe server opened before it had replayed {names[-1]}")
-        return (stamp(text, "archive recovery complete") - stamp(text, "starting PostgreSQL")).total_seconds()
+        return (stamp(text, PROMOTED) - stamp(text, BEGINS)).total_seconds()
 
     def clean(self):
         shutil.rmtree(self.directory, ignore_errors=True)
