@@ -1,24 +1,27 @@
 """Who is measured, and how each is called. Every command line is a row here, run by `sh -c`.
 
 A command finds in its environment $PREFIX (s3://bucket/repository), $BUCKET, $REPOSITORY, $ENDPOINT, $SCRATCH (a
-directory of its own), $WORKERS, the variables of AWS with AWS_CA_BUNDLE, and those of libpq. Its arguments are
+directory of its own), $SEGMENTS (the directory that the WAL comes from), $WORKERS, the variables of AWS with
+AWS_CA_BUNDLE, and those of libpq. Its arguments are
 
     init                               nothing; makes the repository where one must be made
+    begin                              nothing; in a data directory, before pushes or fetches: starts what is resident
     push     pg_wal/SEGMENT            in a data directory, as archive_command
     fetch    SEGMENT pg_wal/FILE       in a data directory, as restore_command
+    end                                nothing; after them: stops what begin has started
     backup   DIRECTORY                 of the running server
     restore  DIRECTORY                 which is empty
     version
 """
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 PGBACKREST_CONF = """[global]
 repo1-type=s3
 repo1-s3-bucket={bucket}
-repo1-s3-endpoint={host}
 repo1-s3-region=us-east-1
 repo1-s3-key={key}
 repo1-s3-key-secret={secret}
@@ -50,16 +53,25 @@ header = "x-amz-content-sha256: UNSIGNED-PAYLOAD"
 """
 
 
+# What measures are about: one file or one backup; a queue of segments; a server that replays.
+SINGLE, QUEUE, REPLAY = "single", "queue", "replay"
+
+
 @dataclass(frozen=True, eq=False)
 class Contestant:
     """A tool, and the command line of each verb that it has."""
 
     name: str
     commands: dict
-    stays: bool = False  # leaves processes behind that work ahead: only of interest where many segments wait
+    kinds: tuple = (SINGLE, QUEUE, REPLAY)  # of the measures that it takes part in
+    networked: bool = True  # or it has no store, and no distance changes anything
 
     def can(self, verb):
         return verb in self.commands
+
+    def takes_part(self, measure):
+        near = measure.round_trip == 0
+        return self.can(measure.verb) and measure.kind in self.kinds and (self.networked or near)
 
 
 def walden(program):
@@ -76,23 +88,60 @@ def walden(program):
     )
 
 
-def pgbackrest(stays=False):
-    """pgBackRest with the codec, the workers and the bundles that make it comparable."""
-    name = "pgbackrest-async" if stays else "pgbackrest"
-    options = "--archive-async --process-max=$WORKERS" if stays else ""
-    call = f'pgbackrest --config="$SCRATCH/pgbackrest.conf" --repo1-path="/$REPOSITORY" --stanza=main'
+def pgbackrest(ahead=False):
+    """pgBackRest with the codec, the workers and the bundles that make it comparable; or one that works ahead."""
+    name = "pgbackrest-async" if ahead else "pgbackrest"
+    options = "--archive-async --process-max=$WORKERS" if ahead else ""
+    place = '--repo1-path="/$REPOSITORY" --repo1-s3-endpoint="${ENDPOINT#https://}"'
+    call = f'pgbackrest --config="$SCRATCH/pgbackrest.conf" {place} --stanza=main'
     commands = {
         "init": f'{call} --pg1-path="$PWD" --no-online stanza-create',
         "push": f'{call} --pg1-path="$PWD" {options} archive-push "$1"',
         "fetch": f'{call} --pg1-path="$PWD" {options} archive-get "$1" "$2"',
     }
-    if not stays:
+    if not ahead:
         commands |= {
             "backup": f'{call} --pg1-path="$1" --process-max=$WORKERS --type=full backup',
             "restore": f'{call} --pg1-path="$1" --process-max=$WORKERS restore',
             "version": "pgbackrest version",
         }
-    return Contestant(name, commands, stays)
+    return Contestant(name, commands, (QUEUE, REPLAY) if ahead else Contestant.kinds)
+
+
+def walrus(program, daemon=False):
+    """WAL-RUS with the codec and the workers that make it comparable; or as a thin client of its resident daemon."""
+    variables = (
+        'WALG_S3_PREFIX="$PREFIX" AWS_ENDPOINT="$ENDPOINT" AWS_S3_FORCE_PATH_STYLE=true SSL_CERT_FILE="$AWS_CA_BUNDLE"'
+        " WALG_COMPRESSION_METHOD=zstd WALG_COMPRESSION_LEVEL=1"
+        ' WALG_UPLOAD_CONCURRENCY="$WORKERS" WALG_DOWNLOAD_CONCURRENCY="$WORKERS"'
+    )
+    call = f"{variables} {shlex.quote(str(program))}"
+    version = {"version": f"{shlex.quote(str(program))} --version"}
+    if not daemon:
+        commands = {
+            "push": f'{call} wal-push "$1"',
+            "fetch": f'{call} wal-fetch "$1" "$2"',
+            "backup": f'{call} backup-push --fast --full "$1"',
+            "restore": f'{call} backup-fetch "$1" LATEST',
+        }
+        return Contestant("wal-rus", commands | version)
+    # The daemon sends 8 segments at once, as the bench of the tool's own house has it.
+    resident = f'PGDATA="$PWD" {call} daemon "$SCRATCH/walrus.sock"'.replace('UPLOAD_CONCURRENCY="$WORKERS"', "UPLOAD_CONCURRENCY=8")
+    client = f'{shlex.quote(str(program))} daemon-client --socket "$SCRATCH/walrus.sock"'
+    commands = {
+        "begin": f'rm -f "$SCRATCH/walrus.sock"; {resident} </dev/null >"$SCRATCH/walrus.log" 2>&1 &'
+        ' echo $! >"$SCRATCH/walrus.pid"; n=0; until [ -S "$SCRATCH/walrus.sock" ]; do'
+        ' [ $((n += 1)) -lt 500 ] || { cat "$SCRATCH/walrus.log"; exit 1; }; sleep 0.01; done',
+        "push": f'{client} wal-push "${{1##*/}}"',
+        "fetch": f'{client} wal-fetch "$1" "$2"',
+        "end": 'kill "$(cat "$SCRATCH/walrus.pid")"',
+    }
+    return Contestant("wal-rus-daemon", commands | version, (QUEUE, REPLAY))
+
+
+def local_copy():
+    """What a replay takes when every segment lies in a directory beside it: no fetch can be faster."""
+    return Contestant("cp", {"fetch": 'cp "$SEGMENTS/$1" "$2"'}, (REPLAY,), networked=False)
 
 
 def stock():
@@ -118,8 +167,10 @@ def other_tool(program):
     prelude = f'TOOL={program}; set -a; . {Path(settings).resolve()}; set +a; ' if settings else f"TOOL={program}; "
     default = {
         "init": "true",
+        "begin": "",
         "push": '"$TOOL" wal-push "$1"',
         "fetch": '"$TOOL" wal-fetch "$1" "$2"',
+        "end": "",
         "backup": '"$TOOL" backup-push "$1"',
         "restore": '"$TOOL" backup-fetch "$1" LATEST',
         "version": '"$TOOL" --version',
@@ -128,16 +179,20 @@ def other_tool(program):
     return Contestant(Path(program).name, {verb: prelude + text for verb, text in commands.items() if text})
 
 
-def all_contestants(walden_program):
-    tools = [walden(walden_program), pgbackrest(), pgbackrest(stays=True), stock()]
-    return tools + [other_tool(os.environ["TOOL"])] if "TOOL" in os.environ else tools
+def all_contestants(walden_program, walrus_program):
+    """Those that are there; WAL-RUS if its program is given."""
+    tools = [walden(walden_program), pgbackrest(), pgbackrest(ahead=True)]
+    if walrus_program:
+        tools += [walrus(walrus_program), walrus(walrus_program, daemon=True)]
+    if "TOOL" in os.environ:
+        tools.append(other_tool(os.environ["TOOL"]))
+    return [*tools, stock(), local_copy()]
 
 
 def write_settings(store, cluster, directory):
     """Writes the files that command lines refer to."""
     values = {
         "bucket": store.bucket,
-        "host": store.endpoint.removeprefix("https://"),
         "key": store.key,
         "secret": store.secret,
         "authority": store.authority,
@@ -148,17 +203,18 @@ def write_settings(store, cluster, directory):
     (directory / "curl.conf").write_text(CURL_CONF.format(**values))
 
 
-def environment(store, cluster, directory, repository, workers):
+def environment(store, endpoint, cluster, directory, repository, workers):
     """What a command finds in its environment; nothing of the caller's but PATH and libpq's."""
     return {
         "PATH": f"{cluster.programs}:{os.environ['PATH']}",
         "PREFIX": f"s3://{store.bucket}/{repository}",
         "BUCKET": store.bucket,
         "REPOSITORY": repository,
-        "ENDPOINT": store.endpoint,
+        "ENDPOINT": endpoint,
         "SCRATCH": str(directory),
+        "SEGMENTS": str(cluster.wal_directory / "pg_wal"),
         "WORKERS": str(workers),
-        "AWS_ENDPOINT_URL": store.endpoint,
+        "AWS_ENDPOINT_URL": endpoint,
         "AWS_CA_BUNDLE": str(store.authority),
         "AWS_REGION": "us-east-1",
         "AWS_DEFAULT_REGION": "us-east-1",

@@ -1,13 +1,19 @@
 """What is measured: each measure prepares, runs one command (or one after the other), and checks what came of it."""
 
+import dataclasses
 import filecmp
 import os
 import shutil
 from dataclasses import dataclass
 
-from contestants import environment
+from callers import archiver, recovery
+from contestants import QUEUE, REPLAY, SINGLE, environment
 from meter import Command, Failed
+from replay import Replay
 from servers import look_like_a_data_directory
+
+# SeaweedFS has 12.5 GB here. It starts over, empty, before a measure that finds more than this in it.
+STORE_BYTES = 5_000_000_000
 
 
 @dataclass(frozen=True)
@@ -17,136 +23,223 @@ class Measure:
     name: str
     verb: str
     title: str
+    act: str  # the method of Bench that carries it out
+    kind: str = SINGLE
+    segments: int = 0
+    round_trip: float = 0  # milliseconds between the contestant and the store
     large: bool = False  # takes long, so it is repeated less often
-    queue: bool = False  # many segments wait, so that working ahead pays
 
 
-MEASURES = [
-    Measure("start", "version", "start-up: print the version"),
-    Measure("push-busy", "push", "push one full segment"),
-    Measure("push-idle", "push", "push one segment that pg_switch_wal() ended early"),
-    Measure("push-many", "push", "push {segments} full segments, one after the other", queue=True),
-    Measure("fetch-one", "fetch", "fetch one full segment"),
-    Measure("fetch-many", "fetch", "fetch {segments} full segments in order", queue=True),
-    Measure("backup", "backup", "full backup of the running server", large=True),
-    Measure("restore", "restore", "restore of that backup", large=True),
-]
+def all_measures(segments, round_trips, pace):
+    """Every measure, for these lengths of the queue, these round trips, and a replay of `pace` ms a segment."""
+    near = [
+        Measure("start", "version", "start-up: print the version", "start"),
+        Measure("push-idle", "push", "push one segment that pg_switch_wal() ended early", "push_idle"),
+    ]
+    backups = [
+        Measure("backup", "backup", "full backup of the running server", "backup", large=True),
+        Measure("restore", "restore", "restore of that backup", "restore", large=True),
+    ]
+    few = segments[0]
+    rows = [("push-busy", "push", "push one full segment", "push_busy", SINGLE, 0)]
+    rows += [(f"push-many-{many}", "push", f"the archiver empties a queue of {many}", "push_many", QUEUE, many) for many in segments]
+    rows += [
+        ("fetch-one", "fetch", "fetch one full segment", "fetch_one", SINGLE, few),
+        (f"fetch-many-{few}", "fetch", f"fetch {few} full segments in order", "fetch_many", QUEUE, few),
+        (f"fetch-paced-{few}", "fetch", f"fetch {few} in order, {pace:g} ms of replay after each", "fetch_paced", QUEUE, few),
+        (f"replay-{few}", "fetch", f"a server replays {few} segments and opens", "replay", REPLAY, few),
+    ]
+    far = [at_distance(*row, round_trip) for row in rows for round_trip in round_trips]
+    return near + far + backups
+
+
+def at_distance(name, verb, title, act, kind, segments, round_trip):
+    if round_trip:
+        name, title = f"{name}-{round_trip:g}ms", f"{title}, {round_trip:g} ms away"
+    return Measure(name, verb, title, act, kind, segments, round_trip, large=kind != SINGLE)
 
 
 class Bench:
     """Carries the measures out. Repositories are never used twice for what must be new."""
 
-    def __init__(self, meter, store, cluster, scratch, segments, workers):
-        self.meter, self.store, self.cluster, self.scratch = meter, store, cluster, scratch
-        self.workers = workers
-        self.busy, self.idle = cluster.names("busy"), cluster.names("idle")
-        self.queue = self.busy[:segments]
-        self.made = set()
-        self.filled = {}  # contestant -> a repository that has the whole queue
+    def __init__(self, meter, store, distance, cluster, scratch, workers, pace):
+        self.meter, self.store, self.distance, self.cluster, self.scratch = meter, store, distance, cluster, scratch
+        self.workers, self.pace = workers, pace
+        self.lead, self.busy, self.idle = (cluster.names(kind) for kind in ["lead", "busy", "idle"])
+        self.pushing = cluster.wal_directory.with_name("pushing")  # beside the WAL, for links
+        self._forget()
+
+    def _forget(self):
+        self.stored = 0  # bytes
+        self.made = set()  # contestants and their repositories
+        self.filled = {}  # contestant, segments -> a repository that has them and those that lead to them
         self.backed_up = {}  # contestant -> a repository that has a backup
 
     def sample(self, measure, contestant, run):
         """Runs a measure once. Run 0 warms up."""
+        if self.stored > STORE_BYTES:
+            with self.meter.orphans_let_go():
+                self.store.start_over()
+            self._forget()
         # What was done ahead for another repository must not count as done.
         shutil.rmtree(self.scratch / "spool", ignore_errors=True)
         self.meter.account.make_directory(self.scratch / "spool")
-        return getattr(self, "_" + measure.name.replace("-", "_"))(contestant, run)
+        return getattr(self, "_" + measure.act)(measure, contestant, run)
 
-    def _start(self, contestant, run):
-        return self.meter.measure([self._command(contestant, "version", "none", self.scratch)])
+    def cold_calls(self, contestant, verb, count):
+        """So many pushes or fetches as commands, each of another segment, that find nothing prepared."""
+        measure, names = Measure(verb, verb, "", "", segments=count), self.busy[:count]
+        directory = self._data_directory(self.pushing)
+        if verb == "fetch":
+            repository = self._fill(measure, contestant)
+            directory = self._data_directory(self.scratch / "fetched")
+            arguments = [(name, f"pg_wal/{name}") for name in names]
+        else:
+            repository = "profiled"
+            self._make(measure, contestant, repository)
+            for name in names:
+                os.link(self.cluster.wal_directory / "pg_wal" / name, directory / "pg_wal" / name)
+            arguments = [(f"pg_wal/{name}",) for name in names]
+        return [self._command(measure, contestant, verb, repository, directory, *words) for words in arguments]
 
-    def _push_busy(self, contestant, run):
-        return self._push(contestant, "single", [self.busy[run]])
+    def _start(self, measure, contestant, run):
+        return self._measure([self._command(measure, contestant, "version", "none", self.scratch)])
 
-    def _push_idle(self, contestant, run):
-        return self._push(contestant, "single", [self.idle[run]])
+    def _push_busy(self, measure, contestant, run):
+        return self._push(measure, contestant, f"single-{measure.round_trip:g}", [self.busy[run]])
 
-    def _push_many(self, contestant, run):
-        sample = self._push(contestant, f"queue-{run}", self.queue)
-        self.filled[contestant] = f"queue-{run}"
+    def _push_idle(self, measure, contestant, run):
+        return self._push(measure, contestant, "idle", [self.idle[run]])
+
+    def _push_many(self, measure, contestant, run):
+        repository = f"queue-{measure.segments}-{measure.round_trip:g}-{run}"
+        names = self.busy[: measure.segments]
+        sample = self._push(measure, contestant, repository, names)
+        for name in {names[0], names[len(names) // 2], names[-1]}:
+            self._fetch(self._near(measure), contestant, repository, [name])
         return sample
 
-    def _fetch_one(self, contestant, run):
-        return self._fetch(contestant, [self.queue[run * 5 % len(self.queue)]])
-
-    def _fetch_many(self, contestant, run):
-        return self._fetch(contestant, self.queue)
-
-    def _push(self, contestant, repository, names):
-        self._make(contestant, repository)
-        return self.meter.measure(self._archiving(contestant, repository, names))
-
-    def _archiving(self, contestant, repository, names):
-        """What the archiver does: its marks are there for all segments that wait, and change one by one."""
-        marks = self.cluster.wal_directory / "pg_wal/archive_status"
-        for old in marks.iterdir():
-            old.unlink()
+    def _push(self, measure, contestant, repository, names):
+        """Pushes these segments as the archiver does, from a new data directory that has nothing else."""
+        self._make(measure, contestant, repository)
+        directory = self._data_directory(self.pushing)
+        pg_wal = directory / "pg_wal"
         for name in names:
-            self._touch(marks / f"{name}.ready")
-        for name in names:
-            yield self._command(contestant, "push", repository, self.cluster.wal_directory, f"pg_wal/{name}")
-            (marks / f"{name}.ready").rename(marks / f"{name}.done")
+            os.link(self.cluster.wal_directory / "pg_wal" / name, pg_wal / name)
+            self._touch(pg_wal / f"archive_status/{name}.ready")
+        command = lambda path: self._command(measure, contestant, "push", repository, directory, path)
+        sample = self._measure(archiver(pg_wal, command), *self._resident(measure, contestant, repository, directory))
+        shutil.rmtree(directory)
+        return sample
 
-    def _fetch(self, contestant, names):
-        if contestant not in self.filled:
-            self._push_many(contestant, "fill")
-        target = self.scratch / "fetched"
-        shutil.rmtree(target, ignore_errors=True)
-        look_like_a_data_directory(self.meter.account, self.cluster.data_directory, target)
-        sample = self.meter.measure(self._recovering(contestant, target, names))
+    def _fetch_one(self, measure, contestant, run):
+        name = self.busy[run * 5 % measure.segments]
+        return self._fetch(measure, contestant, self._fill(measure, contestant), [name])
+
+    def _fetch_many(self, measure, contestant, run):
+        return self._fetch(measure, contestant, self._fill(measure, contestant), self.busy[: measure.segments])
+
+    def _fetch_paced(self, measure, contestant, run):
+        repository, waited = self._fill(measure, contestant), []
+        names = self.busy[: measure.segments]
+        sample = self._fetch(measure, contestant, repository, names, self.pace / 1000, waited)
+        return dataclasses.replace(sample, waits=len(waited), waited=sum(waited))
+
+    def _fetch(self, measure, contestant, repository, names, pace=0.0, waited=None):
+        target = self._data_directory(self.scratch / "fetched")
+        self._touch(target / "recovery.signal")
+        command = lambda *words: self._command(measure, contestant, "fetch", repository, target, *words)
+        commands = recovery(target / "pg_wal", names, command, pace, waited)
+        sample = self._measure(commands, *self._resident(measure, contestant, repository, target))
         for name in names:
-            if not filecmp.cmp(target / name, self.cluster.wal_directory / "pg_wal" / name, shallow=False):
+            if not filecmp.cmp(target / "pg_wal" / name, self.cluster.wal_directory / "pg_wal" / name, shallow=False):
                 raise Failed(f"{contestant.name} fetched another {name} than it had pushed")
+        shutil.rmtree(target)
         return sample
 
-    def _recovering(self, contestant, target, names):
-        """What a server in recovery does, but for the replay."""
-        for name in names:
-            wanted = "pg_wal/RECOVERYXLOG"
-            yield self._command(contestant, "fetch", self.filled[contestant], target, name, wanted)
-            (target / wanted).rename(target / name)
+    def _fill(self, measure, contestant):
+        """A repository that has what a fetch or a replay of so many segments needs."""
+        key = (contestant, measure.segments)
+        if key not in self.filled:
+            repository = f"filled-{measure.segments}"
+            if contestant.can("push"):
+                self._push(self._near(measure), contestant, repository, self.lead + self.busy[: measure.segments])
+            self.filled[key] = repository
+        return self.filled[key]
 
-    def _backup(self, contestant, run):
-        repository = f"backup-{run}"
-        self._make(contestant, repository)
-        if contestant.can("push"):
-            push = self._command(contestant, "push", repository, self.cluster.data_directory)
-            self.cluster.archive_with(push.text, push.environment)
-        command = self._command(contestant, "backup", repository, self.scratch, self.cluster.data_directory)
+    def _replay(self, measure, contestant, run):
+        replay = Replay(self.cluster, self.scratch)
+        repository = self._fill(measure, contestant)
+        command = self._command(measure, contestant, "fetch", repository, replay.directory)
+        replay.prepare(command)
         os.sync()
-        sample = self.meter.measure([command])
+        resident = self._resident(measure, contestant, repository, replay.directory)
+        sample = self._measure(replay.commands(), *resident)
+        wall = replay.seconds(self.busy[: measure.segments])
+        replay.clean()
+        # The largest process is the server's own.
+        return dataclasses.replace(sample, wall=wall, memory=0)
+
+    def _backup(self, measure, contestant, run):
+        repository = f"backup-{run}"
+        self._make(measure, contestant, repository)
+        if contestant.can("push"):
+            push = self._command(measure, contestant, "push", repository, self.cluster.data_directory)
+            self.cluster.archive_with(push.text, push.environment)
+        command = self._command(measure, contestant, "backup", repository, self.scratch, self.cluster.data_directory)
+        os.sync()
+        sample = self._measure([command])
         self.cluster.archive_with("true", {})
         self.backed_up[contestant] = repository
         return sample
 
-    def _restore(self, contestant, run):
+    def _restore(self, measure, contestant, run):
         if contestant not in self.backed_up:
-            self._backup(contestant, "restored")
+            self._backup(measure, contestant, "restored")
         target = self.scratch / "restored"
         shutil.rmtree(target, ignore_errors=True)
         self.meter.account.make_directory(target)
         os.sync()
-        sample = self.meter.measure([self._command(contestant, "restore", self.backed_up[contestant], target, target)])
+        sample = self._measure([self._command(measure, contestant, "restore", self.backed_up[contestant], target, target)])
         if tables(target) != tables(self.cluster.data_directory):
             raise Failed(f"{contestant.name} restored other files than it had backed up")
         shutil.rmtree(target)
         return sample
 
-    def _make(self, contestant, repository):
+    def _measure(self, commands, begin=None, end=None):
+        sample = self.meter.measure(commands, begin, end)
+        self.stored += sample.sent
+        return sample
+
+    def _make(self, measure, contestant, repository):
         key = (contestant, repository)
         if contestant.can("init") and key not in self.made:
-            self.meter.measure([self._command(contestant, "init", repository, self.cluster.wal_directory)])
+            directory = self.cluster.wal_directory
+            self._measure([self._command(self._near(measure), contestant, "init", repository, directory)])
         self.made.add(key)
 
-    def _command(self, contestant, verb, repository, directory, *arguments):
+    def _resident(self, measure, contestant, repository, directory):
+        """The commands that start and stop what the contestant has running beside its commands."""
+        verbs = ["begin", "end"] if contestant.can("begin") else []
+        return [self._command(measure, contestant, verb, repository, directory) for verb in verbs]
+
+    def _command(self, measure, contestant, verb, repository, directory, *arguments):
         place = f"{contestant.name}-{repository}".replace("+", "-")
-        known = environment(self.store, self.cluster, self.scratch, place, self.workers)
+        endpoint = self.distance.endpoints[measure.round_trip]
+        known = environment(self.store, endpoint, self.cluster, self.scratch, place, self.workers)
         return Command(contestant.commands[verb], arguments, directory, known)
+
+    def _near(self, measure):
+        return dataclasses.replace(measure, round_trip=0)
+
+    def _data_directory(self, path):
+        shutil.rmtree(path, ignore_errors=True)
+        look_like_a_data_directory(self.meter.account, self.cluster.data_directory, path)
+        return path
 
     def _touch(self, path):
         path.touch()
-        if self.meter.account.is_root:
-            shutil.chown(path, self.meter.account.entry.pw_uid)
+        self.meter.account.own(path)
 
 
 def tables(data_directory):

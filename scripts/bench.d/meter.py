@@ -1,6 +1,8 @@
 """What a command costs, measured from outside: whole processes, with all that they start."""
 
+import contextlib
 import ctypes
+import dataclasses
 import os
 import subprocess
 import time
@@ -11,6 +13,12 @@ PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 # nginx notes a request when it has sent the answer's end, which may be just after the client has read it.
 SETTLE_SECONDS = 0.05
+
+# How long what a command left running may go on. What works ahead ends by itself when nobody asks for more.
+ORPHAN_SECONDS = 120
+
+# Work for a shell, long enough for the accounting of processors.
+SPIN = "n=0; while [ $n -lt 100000 ]; do n=$((n+1)); done"
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,8 @@ class Sample:
     requests: int = 0  # that the store answered
     sent: int = 0  # bytes of the bodies of requests: what is stored
     received: int = 0  # bytes of the bodies of answers
+    waits: int = 0  # commands that took so long that a replay noticed
+    waited: float = 0.0  # seconds that those took
 
     def __add__(self, other):
         return Sample(
@@ -32,6 +42,8 @@ class Sample:
             self.requests + other.requests,
             self.sent + other.sent,
             self.received + other.received,
+            self.waits + other.waits,
+            self.waited + other.waited,
         )
 
 
@@ -59,19 +71,44 @@ class Meter:
         self.memory_file = directory / "memory"
         self.output = directory / "output"
 
-    def adopt_orphans(self):
+    def adopt_orphans(self, yes=True):
         """From now on processes that outlive their parents are ours to wait for. Call it when all servers are up."""
-        if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, int(yes), 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
-    def measure(self, commands):
-        """Runs the commands in turn. Whatever an iterator does between them is not measured."""
+    @contextlib.contextmanager
+    def orphans_let_go(self):
+        """Within this, servers can be started that are to stay."""
+        self.adopt_orphans(False)
+        yield
+        self.adopt_orphans()
+
+    def check(self, directory):
+        """What nothing costs here, as a sample. Fails if the work of what is left running is not counted."""
+        command = lambda text: Command(text, (), directory, {"PATH": os.environ["PATH"]})
+        work = self.measure([command(SPIN)])
+        left = self.measure([command(f"setsid sh -c '{SPIN}' >/dev/null 2>&1 &")])
+        if left.cpu < work.cpu / 2:
+            raise Failed(f"what is left running is not counted: {left.cpu:.3f} s instead of {work.cpu:.3f} s")
+        return min((self.measure([command(":")]) for _ in range(10)), key=lambda sample: sample.wall)
+
+    def measure(self, commands, begin=None, end=None):
+        """Runs the commands in turn. Whatever an iterator does between them is not measured.
+
+        `begin` and `end`, before and after them, start and stop what is resident: that costs all but time.
+        """
         read_from = self.requests_log.stat().st_size
-        total = Sample()
-        for command in commands:
-            total += self._run(command)
+        total = self._aside(begin)
+        try:
+            for command in commands:
+                total += self._run(command)
+        finally:
+            total += self._aside(end)
         total += self._wait_for_orphans()
         return total + self._requests_since(read_from)
+
+    def _aside(self, command):
+        return dataclasses.replace(self._run(command), wall=0.0) if command else Sample()
 
     def _run(self, command):
         shell = ["sh", "-c", command.text, "sh", *map(str, command.arguments)]
@@ -100,12 +137,17 @@ class Meter:
 
     def _wait_for_orphans(self):
         total = Sample()
-        while True:
+        give_up = time.monotonic() + ORPHAN_SECONDS
+        while time.monotonic() < give_up:
             try:
-                _, _, usage = os.wait4(-1, 0)
+                process, _, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
                 return total
-            total += Sample(0.0, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+            if process == 0:
+                time.sleep(0.01)
+            else:
+                total += Sample(0.0, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+        raise Failed(f"something was left running for more than {ORPHAN_SECONDS} s")
 
     def _requests_since(self, offset):
         time.sleep(SETTLE_SECONDS)

@@ -3,7 +3,7 @@
 import dataclasses
 import statistics
 
-COLUMNS = ["wall s", "CPU s", "memory MiB", "requests", "sent MB", "received MB"]
+COLUMNS = ["wall s", "CPU s", "memory MiB", "requests", "sent MB", "received MB", "waits"]
 
 
 class Report:
@@ -23,9 +23,9 @@ class Report:
     def _row(self, *cells):
         print(*cells, sep="\t", file=self.file, flush=True)
 
-    def table(self, segments):
+    def table(self):
         rows = [["measure", "contestant", *COLUMNS]]
-        rows += [row for measure in self.samples for row in self._rows(measure, segments)]
+        rows += [row for measure in self.samples for row in self._rows(measure)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         # Words to the left, figures to the right.
         aligned = lambda row: [cell.ljust(w) if at < 2 else cell.rjust(w) for at, (cell, w) in enumerate(zip(row, widths))]
@@ -33,12 +33,12 @@ class Report:
         rule = "|" + "|".join("-" * (w + 2) if at < 2 else "-" * (w + 1) + ":" for at, w in enumerate(widths)) + "|"
         return "\n".join([lines[0], rule, *lines[1:]])
 
-    def _rows(self, measure, segments):
+    def _rows(self, measure):
         medians = {name: median(samples) for name, samples in self.samples[measure].items()}
         reference = medians.get("walden")
         for at, (name, sample) in enumerate(medians.items()):
-            title = measure.title.format(segments=segments) if at == 0 else ""
-            yield [title, name, *figures(sample, reference if name != "walden" else None)]
+            title = measure.title if at == 0 else ""
+            yield [title, name, *figures(sample, reference if name != "walden" else None, measure.act == "fetch_paced")]
 
 
 def median(samples):
@@ -47,14 +47,15 @@ def median(samples):
     return dataclasses.replace(samples[0], **fields | {"memory": max(sample.memory for sample in samples)})
 
 
-def figures(sample, reference):
+def figures(sample, reference, paced):
     """The cells of a row; times with their ratio to the reference's."""
     ratio = lambda ours, theirs: f" ({ours / theirs:.2f}x)" if reference and theirs else ""
     return [
         f"{sample.wall:.3f}" + ratio(sample.wall, reference and reference.wall),
         f"{sample.cpu:.3f}" + ratio(sample.cpu, reference and reference.cpu),
-        f"{sample.memory:.0f}",
+        f"{sample.memory:.0f}" if sample.memory else "",
         f"{sample.requests:.0f}",
         f"{sample.sent / 1e6:.2f}",
         f"{sample.received / 1e6:.2f}",
+        f"{sample.waits:.0f} ({sample.waited:.2f} s)" if paced else "",
     ]
