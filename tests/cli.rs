@@ -439,9 +439,17 @@ fn words_that_cannot_be_understood_are_exit_code_2_and_settings_3() {
 #[test]
 fn help_has_an_example_for_each_caller() {
     bare(&["--help"]).code(0).stderr_is("").stdout_has("archive_command").stdout_has("restore_command");
-    for verb in
-        ["wal-push", "wal-fetch", "wal-backfill", "backup-push", "backup-fetch", "backup-list", "backup-show", "daemon", "config"]
-    {
+    for verb in [
+        "wal-push",
+        "wal-fetch",
+        "wal-backfill",
+        "backup-push",
+        "backup-fetch",
+        "backup-list",
+        "backup-show",
+        "daemon",
+        "config",
+    ] {
         bare(&[verb, "--help"]).code(0).stdout_has(&format!("walden {verb}"));
     }
     bare(&["--version"]).code(0).stdout_has(env!("CARGO_PKG_VERSION"));

@@ -74,7 +74,7 @@ pub async fn asked(archive: &Archive, request: &Request, underway: &Underway) ->
     let work = async {
         underway.end_of(wal_file(&request.path)?).await;
         if went_ahead(request)? {
-            return Ok(());
+            return Ok::<(), Error>(());
         }
         let source = Source::open(&request.path, cluster(request)?)?;
         let encoded = archive.encode(source.content, source.size, source.description).await?;

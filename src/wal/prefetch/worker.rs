@@ -29,10 +29,11 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// Between two looks at whether the recovery goes on.
 const CHECK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
-/// With nothing to keep, the process stays for so long: the archive may have ended for the moment only.
+/// With nothing to keep, or no server that could ask for it, the process stays for so long: the archive may have ended for
+/// the moment only.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// What nobody asks for in so long (replay may have been paused) is given up.
+/// What a server does not ask for in so long (replay may have been paused) is given up.
 const ABANDONED: Duration = Duration::from_secs(600);
 
 /// Part of the file system that is left free, as one in so many.
@@ -130,7 +131,7 @@ async fn serve(archive: &Archive, ahead: &Ahead) {
         state.start_downloads(archive, ahead, &present, &mut downloads);
         let quiet_for = state.last_change.elapsed();
         let nothing_kept = present.is_empty() && downloads.is_empty();
-        if quiet_for > ABANDONED || (nothing_kept && quiet_for > IDLE) {
+        if quiet_for > ABANDONED || (quiet_for > IDLE && (nothing_kept || server.is_none())) {
             return;
         }
         if checked.elapsed() > CHECK_AGAIN_AFTER {
