@@ -5,7 +5,7 @@
 //! ```text
 //!            main ── cli ──────────────── words in, words out
 //!                     │
-//!  stories   wal::{push, fetch, prefetch, spool, backfill, verify}  backup::push  restore
+//!  stories   wal::{push, fetch, prefetch, spool, backfill, verify}  daemon  backup::push  restore
 //!                     │
 //!  joiners   archive  wal::receive  backup::catalogue
 //!                     │
