@@ -205,7 +205,8 @@ fn a_spool_can_lie_elsewhere_and_one_that_cannot_be_used_costs_only_time() {
             scene.walden(&["wal-push", &path]).env("WALDEN_SPOOL_DIR", elsewhere.path().join(spool)).run()
         };
         fs::write(elsewhere.path().join("file"), "").unwrap();
-        push(&names[0], "file/x").code(0).stderr_is("");
+        push(&names[0], "file/x").code(0).stderr_has("could not use the spool");
+        assert!(!archived(&scene, &names[1]));
         push(&names[0], "spool").code(0);
         assert!(!scene.wal(".walden").exists());
         assert_eq!(files_below(&elsewhere.path().join("spool/pushed")), names[1..]);

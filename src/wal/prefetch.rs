@@ -94,7 +94,7 @@ impl Ahead {
             })
             .during(|| format!("could not write to the spool \"{}\"", self.directory.display()));
         if let Err(error) = noted.and_then(Staged::rename) {
-            tracing::info!("nothing is fetched ahead: {error}");
+            tracing::warn!("nothing is fetched ahead: {error}");
         }
     }
 

@@ -10,6 +10,7 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::Access;
 use serde::{Deserialize, Serialize};
 
 use crate::durable::Staged;
@@ -53,6 +54,17 @@ impl Spool {
         noted.and_then(|text| serde_json::from_slice::<Mark>(&text).ok()).is_some_and(|noted| noted == *mark)
     }
 
+    /// Makes the place for notes.
+    ///
+    /// # Errors
+    /// If this user cannot write there.
+    pub fn prepare_notes(&self) -> Result<()> {
+        let what = || format!("could not use the spool \"{}\"", self.directory.display());
+        fs::create_dir_all(self.pushed()).during(what)?;
+        let usable = rustix::fs::access(self.pushed(), Access::WRITE_OK | Access::EXEC_OK);
+        usable.map_err(std::io::Error::from).during(what)
+    }
+
     /// Notes that this very file is in the archive. Not synced: a note that a crash of the machine takes, or leaves
     /// without its content, is no note.
     ///
@@ -61,7 +73,7 @@ impl Spool {
     pub fn note_pushed(&self, file: WalFile, mark: &Mark) -> Result<()> {
         let what = || format!("could not write to the spool \"{}\"", self.directory.display());
         let text = serde_json::to_vec(mark).map_err(|error| Error::new(Kind::Bug, what()).detail(error.to_string()))?;
-        fs::create_dir_all(self.pushed()).during(what)?;
+        self.prepare_notes()?;
         let mut staged = Staged::beside(&self.pushed().join(file.to_string())).during(what)?;
         staged.file().write_all(&text).during(what)?;
         staged.rename().during(what)

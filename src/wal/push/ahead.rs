@@ -37,6 +37,13 @@ pub(super) async fn push(archive: &Archive, request: &Request, cluster: Option<S
         let metadata = std::fs::metadata(directory.join(file.to_string()));
         !metadata.is_ok_and(|metadata| request.spool.has_pushed(*file, &Mark::of(&metadata, &request.address)))
     });
+    if files.is_empty() {
+        return;
+    }
+    if let Err(error) = request.spool.prepare_notes() {
+        tracing::warn!("other files wait, and none is archived ahead: {error}");
+        return;
+    }
     let _underway = underway.begin(&files);
     let (histories, others): (Vec<_>, Vec<_>) = files.into_iter().partition(is_history);
     let work = async {
@@ -45,7 +52,6 @@ pub(super) async fn push(archive: &Archive, request: &Request, cluster: Option<S
         Ok::<usize, Error>(first + push_all(archive, request, cluster, others, underway).await?)
     };
     match tokio::time::timeout(LONGEST, work).await {
-        Ok(Ok(0)) => {}
         Ok(Ok(count)) => tracing::info!(count, "archived files ahead of their turn"),
         Ok(Err(error)) => tracing::info!("stopped archiving ahead: {error}"),
         Err(_) => tracing::info!("stopped archiving ahead after {} s", LONGEST.as_secs()),
