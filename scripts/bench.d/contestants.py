@@ -16,6 +16,7 @@ AWS_CA_BUNDLE, and those of libpq. Its arguments are
 
 import os
 import shlex
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,8 +54,9 @@ header = "x-amz-content-sha256: UNSIGNED-PAYLOAD"
 """
 
 
-# What measures are about: one file or one backup; a queue of segments; a server that replays.
-SINGLE, QUEUE, REPLAY = "single", "queue", "replay"
+# What measures are about: one file or one backup, cold; one file, with something resident that is warm; a queue that
+# the archiver empties; segments that recovery asks for in order; a server that replays.
+SINGLE, WARM, QUEUE, ORDER, REPLAY = "single", "warm", "queue", "order", "replay"
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +65,7 @@ class Contestant:
 
     name: str
     commands: dict
-    kinds: tuple = (SINGLE, QUEUE, REPLAY)  # of the measures that it takes part in
+    kinds: tuple = (SINGLE, QUEUE, ORDER, REPLAY)  # of the measures that it takes part in
     networked: bool = True  # or it has no store, and no distance changes anything
 
     def can(self, verb):
@@ -72,6 +74,18 @@ class Contestant:
     def takes_part(self, measure):
         near = measure.round_trip == 0
         return self.can(measure.verb) and measure.kind in self.kinds and (self.networked or near)
+
+
+def resident(socket, start):
+    """A command line that starts something, and returns as soon as it listens on this socket."""
+    log = '"$SCRATCH/resident.log"'
+    return (
+        f'rm -f {socket}; {start} </dev/null >{log} 2>&1 & echo $! >"$SCRATCH/resident.pid"; n=0;'
+        f" until [ -S {socket} ]; do [ $((n += 1)) -lt 500 ] || {{ cat {log}; exit 1; }}; sleep 0.01; done"
+    )
+
+
+STOP_RESIDENT = 'kill "$(cat "$SCRATCH/resident.pid")"'
 
 
 def walden(program):
@@ -86,6 +100,13 @@ def walden(program):
             "version": f"{program} --version",
         },
     )
+
+
+def walden_daemon(cold):
+    """The same with its resident helper, which is for pushes: fetches are the same as without."""
+    call = cold.commands["push"].removesuffix(' wal-push "$1"')
+    begin = resident("pg_wal/.walden/daemon", f'{call} daemon "$PWD"')
+    return Contestant("walden-daemon", cold.commands | {"begin": begin, "end": STOP_RESIDENT}, (WARM, QUEUE))
 
 
 def pgbackrest(ahead=False):
@@ -105,7 +126,7 @@ def pgbackrest(ahead=False):
             "restore": f'{call} --pg1-path="$1" --process-max=$WORKERS restore',
             "version": "pgbackrest version",
         }
-    return Contestant(name, commands, (QUEUE, REPLAY) if ahead else Contestant.kinds)
+    return Contestant(name, commands, (QUEUE, ORDER, REPLAY) if ahead else Contestant.kinds)
 
 
 def walrus(program, daemon=False):
@@ -126,17 +147,15 @@ def walrus(program, daemon=False):
         }
         return Contestant("wal-rus", commands | version)
     # The daemon sends 8 segments at once, as the bench of the tool's own house has it.
-    resident = f'PGDATA="$PWD" {call} daemon "$SCRATCH/walrus.sock"'.replace('UPLOAD_CONCURRENCY="$WORKERS"', "UPLOAD_CONCURRENCY=8")
+    serve = f'PGDATA="$PWD" {call} daemon "$SCRATCH/walrus.sock"'.replace('UPLOAD_CONCURRENCY="$WORKERS"', "UPLOAD_CONCURRENCY=8")
     client = f'{shlex.quote(str(program))} daemon-client --socket "$SCRATCH/walrus.sock"'
     commands = {
-        "begin": f'rm -f "$SCRATCH/walrus.sock"; {resident} </dev/null >"$SCRATCH/walrus.log" 2>&1 &'
-        ' echo $! >"$SCRATCH/walrus.pid"; n=0; until [ -S "$SCRATCH/walrus.sock" ]; do'
-        ' [ $((n += 1)) -lt 500 ] || { cat "$SCRATCH/walrus.log"; exit 1; }; sleep 0.01; done',
+        "begin": resident('"$SCRATCH/walrus.sock"', serve),
         "push": f'{client} wal-push "${{1##*/}}"',
         "fetch": f'{client} wal-fetch "$1" "$2"',
-        "end": 'kill "$(cat "$SCRATCH/walrus.pid")"',
+        "end": STOP_RESIDENT,
     }
-    return Contestant("wal-rus-daemon", commands | version, (QUEUE, REPLAY))
+    return Contestant("wal-rus-daemon", commands | version, (WARM, QUEUE, ORDER, REPLAY))
 
 
 def local_copy():
@@ -176,12 +195,16 @@ def other_tool(program):
         "version": '"$TOOL" --version',
     }
     commands = {verb: os.environ.get(f"TOOL_{verb.upper()}", text) for verb, text in default.items()}
-    return Contestant(Path(program).name, {verb: prelude + text for verb, text in commands.items() if text})
+    kinds = (WARM, QUEUE, ORDER, REPLAY) if commands["begin"] else Contestant.kinds
+    return Contestant(Path(program).name, {verb: prelude + text for verb, text in commands.items() if text}, kinds)
 
 
 def all_contestants(walden_program, walrus_program):
-    """Those that are there; WAL-RUS if its program is given."""
-    tools = [walden(walden_program), pgbackrest(), pgbackrest(ahead=True)]
+    """Those that are there: WAL-RUS if its program is given, Walden's helper if this build has one."""
+    tools = [walden(walden_program)]
+    if subprocess.run([walden_program, "daemon", "--help"], capture_output=True).returncode == 0:
+        tools.append(walden_daemon(tools[0]))
+    tools += [pgbackrest(), pgbackrest(ahead=True)]
     if walrus_program:
         tools += [walrus(walrus_program), walrus(walrus_program, daemon=True)]
     if "TOOL" in os.environ:

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 
 from callers import archiver, recovery
-from contestants import QUEUE, REPLAY, SINGLE, environment
+from contestants import ORDER, QUEUE, REPLAY, SINGLE, WARM, environment
 from meter import Command, Failed
 from replay import Replay
 from servers import look_like_a_data_directory
@@ -41,12 +41,15 @@ def all_measures(segments, round_trips, pace):
         Measure("restore", "restore", "restore of that backup", "restore", large=True),
     ]
     few = segments[0]
-    rows = [("push-busy", "push", "push one full segment", "push_busy", SINGLE, 0)]
+    rows = [
+        ("push-busy", "push", "push one full segment", "push_busy", SINGLE, 0),
+        ("push-warm", "push", "push one full segment with a resident process that has pushed one", "push_warm", WARM, 0),
+    ]
     rows += [(f"push-many-{many}", "push", f"the archiver empties a queue of {many}", "push_many", QUEUE, many) for many in segments]
     rows += [
         ("fetch-one", "fetch", "fetch one full segment", "fetch_one", SINGLE, few),
-        (f"fetch-many-{few}", "fetch", f"fetch {few} full segments in order", "fetch_many", QUEUE, few),
-        (f"fetch-paced-{few}", "fetch", f"fetch {few} in order, {pace:g} ms of replay after each", "fetch_paced", QUEUE, few),
+        (f"fetch-many-{few}", "fetch", f"fetch {few} full segments in order", "fetch_many", ORDER, few),
+        (f"fetch-paced-{few}", "fetch", f"fetch {few} in order, {pace:g} ms of replay after each", "fetch_paced", ORDER, few),
         (f"replay-{few}", "fetch", f"a server replays {few} segments and opens", "replay", REPLAY, few),
     ]
     far = [at_distance(*row, round_trip) for row in rows for round_trip in round_trips]
@@ -56,7 +59,7 @@ def all_measures(segments, round_trips, pace):
 def at_distance(name, verb, title, act, kind, segments, round_trip):
     if round_trip:
         name, title = f"{name}-{round_trip:g}ms", f"{title}, {round_trip:g} ms away"
-    return Measure(name, verb, title, act, kind, segments, round_trip, large=kind != SINGLE)
+    return Measure(name, verb, title, act, kind, segments, round_trip, large=kind not in (SINGLE, WARM))
 
 
 class Bench:
@@ -98,7 +101,7 @@ class Bench:
             repository = "profiled"
             self._make(measure, contestant, repository)
             for name in names:
-                os.link(self.cluster.wal_directory / "pg_wal" / name, directory / "pg_wal" / name)
+                self._link(name, directory)
             arguments = [(f"pg_wal/{name}",) for name in names]
         return [self._command(measure, contestant, verb, repository, directory, *words) for words in arguments]
 
@@ -111,6 +114,9 @@ class Bench:
     def _push_idle(self, measure, contestant, run):
         return self._push(measure, contestant, "idle", [self.idle[run]])
 
+    def _push_warm(self, measure, contestant, run):
+        return self._push(measure, contestant, f"warm-{measure.round_trip:g}-{run}", [self.busy[run]], self.busy[-1])
+
     def _push_many(self, measure, contestant, run):
         repository = f"queue-{measure.segments}-{measure.round_trip:g}-{run}"
         names = self.busy[: measure.segments]
@@ -119,16 +125,23 @@ class Bench:
             self._fetch(self._near(measure), contestant, repository, [name])
         return sample
 
-    def _push(self, measure, contestant, repository, names):
-        """Pushes these segments as the archiver does, from a new data directory that has nothing else."""
+    def _push(self, measure, contestant, repository, names, before=None):
+        """Pushes these segments as the archiver does, from a new data directory that has nothing else.
+
+        What is resident has pushed the segment `before` then, if one is given.
+        """
         self._make(measure, contestant, repository)
         directory = self._data_directory(self.pushing)
-        pg_wal = directory / "pg_wal"
         for name in names:
-            os.link(self.cluster.wal_directory / "pg_wal" / name, pg_wal / name)
-            self._touch(pg_wal / f"archive_status/{name}.ready")
+            self._link(name, directory)
+            self._touch(directory / f"pg_wal/archive_status/{name}.ready")
         command = lambda path: self._command(measure, contestant, "push", repository, directory, path)
-        sample = self._measure(archiver(pg_wal, command), *self._resident(measure, contestant, repository, directory))
+        resident = self._resident(measure, contestant, repository, directory)
+        if before:
+            self._link(before, directory)
+            begin, push = resident[0], command(f"pg_wal/{before}")
+            resident[0] = dataclasses.replace(push, text=f"{begin.text}\n{push.text}")
+        sample = self._measure(archiver(directory / "pg_wal", command), *resident)
         shutil.rmtree(directory)
         return sample
 
@@ -236,6 +249,9 @@ class Bench:
         shutil.rmtree(path, ignore_errors=True)
         look_like_a_data_directory(self.meter.account, self.cluster.data_directory, path)
         return path
+
+    def _link(self, name, directory):
+        os.link(self.cluster.wal_directory / "pg_wal" / name, directory / "pg_wal" / name)
 
     def _touch(self, path):
         path.touch()

@@ -95,10 +95,11 @@ class Meter:
     def measure(self, commands, begin=None, end=None):
         """Runs the commands in turn. Whatever an iterator does between them is not measured.
 
-        `begin` and `end`, before and after them, start and stop what is resident: that costs all but time.
+        `begin` and `end`, before and after them, start and stop what is resident: of that, processors and memory count.
         """
-        read_from = self.requests_log.stat().st_size
         total = self._aside(begin)
+        time.sleep(SETTLE_SECONDS)
+        read_from = self.requests_log.stat().st_size
         try:
             for command in commands:
                 total += self._run(command)

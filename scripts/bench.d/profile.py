@@ -5,6 +5,7 @@ import shutil
 import subprocess
 
 from meter import Failed
+from servers import write_script
 
 # Samples a second of the clock that every machine has; virtual ones often lack the counters of real processors.
 FREQUENCY = "9973"
@@ -21,11 +22,12 @@ def profile(directory, calls):
     perf = shutil.which("perf")
     if not perf:
         raise Failed("Please install perf (Debian: linux-perf): it takes the profile.")
-    data = directory / "perf.data"
-    script = "\n".join(f"(cd '{call.directory}' && sh -c \"$COMMAND\" sh {' '.join(call.arguments)}) || exit" for call in calls)
-    record = [perf, "record", "-q", "-e", "cpu-clock", "-F", FREQUENCY, "-o", data, "--", "sh", "-c", script]
-    environment = calls[0].environment | {"COMMAND": calls[0].text}
-    ran = subprocess.run(record, env=environment, capture_output=True, text=True)
+    data, script = directory / "perf.data", directory / "calls"
+    lines = [f"(cd '{call.directory}' && sh -c \"$COMMAND\" sh {' '.join(call.arguments)}) || exit" for call in calls]
+    # perf sets variables of its own, PREFIX among them, so the script has the environment in itself.
+    write_script(script, "\n".join(lines), calls[0].environment | {"COMMAND": calls[0].text})
+    record = [perf, "record", "-q", "-e", "cpu-clock", "-F", FREQUENCY, "-o", data, "--", script]
+    ran = subprocess.run(record, capture_output=True, text=True)
     if ran.returncode != 0:
         raise Failed(f"{ran.stderr[-2000:]}\nperf, or what it watched, failed")
     for by in ["dso", "dso,symbol"]:
