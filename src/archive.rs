@@ -123,6 +123,24 @@ impl Archive {
         decoder.finish().during(what)
     }
 
+    /// What an object of `object_size` bytes says of itself in its header. The payload behind it is not looked at.
+    ///
+    /// # Errors
+    /// As [`Archive::get_file`].
+    pub async fn describe(&self, key: &Key, object_size: u64) -> Result<Header> {
+        let what = || format!("could not read {}", self.url(key));
+        let mut decoder = Decoder::new(std::io::sink());
+        let longest = object_size.min(codec::LONGEST_HEADER as u64);
+        if longest > 0 {
+            let start = self.store.get(&key.to_string(), Some(0..longest)).await?;
+            decoder.feed(&start.read_all(codec::LONGEST_HEADER).await?).during(what)?;
+        }
+        match decoder.header() {
+            Some(header) => Ok(header.clone()),
+            None => decoder.finish().during(what).map(|(header, _)| header),
+        }
+    }
+
     /// Stores a small object as it is, unless it is there already with the same bytes.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ pub mod arguments;
 mod backups;
 pub mod config;
 mod help;
+mod looking;
 mod message;
 mod resident;
 mod restore_command;

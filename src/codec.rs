@@ -11,4 +11,4 @@ mod header;
 pub use self::decode::Decoder;
 pub use self::encode::{SPOOL_THRESHOLD, encode};
 pub use self::frame::{FrameReader, FrameWriter};
-pub use self::header::{Description, Digest, Header};
+pub use self::header::{Description, Digest, Header, LONGEST_HEADER};

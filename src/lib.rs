@@ -5,14 +5,15 @@
 //! ```text
 //!            main ── cli ──────────────── words in, words out
 //!                     │
-//!  stories   wal::{push, fetch, prefetch, spool, backfill, verify}  daemon  backup::push  restore
+//!  stories   wal::{push, fetch, prefetch, spool, backfill, verify, show}  daemon  backup::push  restore
 //!                     │
-//!  joiners   archive  wal::receive  backup::catalogue
+//!  joiners   archive  wal::{receive, survey}  backup::catalogue
 //!                     │
 //!  machines  storage  codec  durable  pipeline  observe  postgres::{client, datadir}
 //!                     │
 //!  words     error  config  layout  postgres::{lsn, control, entry, label}
-//!            wal::{segment, timeline, header, chain}  backup::{manifest, plan}  restore::plan
+//!            wal::{segment, timeline, header, chain, runs, split, tree, pages}
+//!            backup::{manifest, plan}  restore::plan
 //! ```
 
 pub mod archive;

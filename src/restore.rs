@@ -21,6 +21,8 @@ use crate::durable;
 use crate::error::{Context, Result};
 use crate::observe::{Event, Observer};
 use crate::postgres::control::{CONTROL_FILE, SystemId};
+use crate::postgres::lsn::Lsn;
+use crate::wal::timeline::Timeline;
 use crate::wal::verify;
 
 use self::plan::Destination;
@@ -60,7 +62,7 @@ pub async fn restore(archive: &Archive, request: &Request, observer: &Arc<dyn Ob
         None => archive.only_cluster().await?,
     };
     let backup = select::select(archive, system, request).await?;
-    check_wal(archive, &backup, request, observer).await?;
+    let (timeline, end) = check_wal(archive, &backup, request, observer).await?;
     let files = catalogue::files(archive, &backup).await?;
     let destination = Destination::new(&request.directory, &backup.tablespaces, &request.tablespaces)?;
     let plan =
@@ -72,20 +74,28 @@ pub async fn restore(archive: &Archive, request: &Request, observer: &Arc<dyn Ob
     prepared.make_directories(&destination, &plan, backup.directory_mode).during(what)?;
     copy::copy(archive, &backup, plan, request.workers, observer).await.during(what)?;
     finish(&backup, files, &destination, request, prepared, observer).during(what)?;
-    observer.notice(Event::Done(format!("backup {} is restored", backup.id)));
+    observer.notice(Event::Done(format!(
+        "backup {} is restored; the recovery follows timeline {}, whose WAL is there up to {end}",
+        backup.id, timeline.0
+    )));
     Ok(backup)
 }
 
-/// Is the WAL there that the recovery will ask for?
-async fn check_wal(archive: &Archive, backup: &Backup, request: &Request, observer: &Arc<dyn Observer>) -> Result<()> {
+/// Is the WAL there that the recovery will ask for? Which timeline it follows, and up to where its WAL is there.
+async fn check_wal(
+    archive: &Archive,
+    backup: &Backup,
+    request: &Request,
+    observer: &Arc<dyn Observer>,
+) -> Result<(Timeline, Lsn)> {
     let history = select::history(archive, backup, request.timeline).await?;
     let size = backup.segment_size()?;
     let inventory = verify::inventory(archive, backup.system_id, &history, backup.start, size).await?;
-    let coverage = inventory.coverage(backup.start, &history);
+    let coverage = inventory.coverage(backup.start, backup.stop, &history);
     if let Some(warning) = plan::check_coverage(backup, &request.goal, &history, &coverage)? {
         observer.notice(Event::Warning(warning));
     }
-    Ok(())
+    Ok((history.timeline, coverage.end))
 }
 
 /// What comes after the files: the manifest, the settings of the recovery, the sync, and the commit.

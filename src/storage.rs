@@ -55,6 +55,9 @@ pub trait Store: Send + Sync + Debug {
     /// from the moment its put returned, and never before it is complete.
     async fn list(&self, query: &ListQuery) -> Result<Page>;
 
+    /// How many pages, from different places of one long listing, are worth asking for at the same time.
+    fn pages_at_once(&self) -> usize;
+
     /// Deletes these objects; one that is absent already counts as deleted.
     ///
     /// # Errors
@@ -214,7 +217,13 @@ pub struct Page {
 
 /// The end of a page, in the words of the store that made it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cursor(String);
+pub struct Cursor(End);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum End {
+    Local(local::Position),
+    S3(String),
+}
 
 /// The greatest number of entries in a page, as S3 has it (ListObjectsV2).
 pub const PAGE_SIZE: usize = 1000;
@@ -231,6 +240,21 @@ pub async fn list_all(store: &dyn Store, mut query: ListQuery, mut each: impl Fn
         match next {
             Some(next) => query.cursor = Some(next),
             None => return Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Cursor {
+    /// For stores in tests: the end of a page is this text.
+    pub(crate) fn of(text: &str) -> Cursor {
+        Cursor(End::S3(text.to_owned()))
+    }
+
+    pub(crate) fn text(&self) -> String {
+        match &self.0 {
+            End::S3(text) => text.clone(),
+            End::Local(_) => String::new(),
         }
     }
 }

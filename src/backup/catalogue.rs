@@ -42,6 +42,12 @@ impl Found {
 /// # Errors
 /// [`Kind::Corrupt`] if a short manifest is damaged: a list that passes over it would lie.
 pub async fn list(archive: &Archive, system: SystemId) -> Result<Vec<Found>> {
+    look(archive, system).await?.into_iter().map(|(_, found)| found).collect()
+}
+
+/// The same for whoever wants to see all damage: each id with what is found there, or why its short manifest cannot be
+/// read ([`Kind::Corrupt`] or [`Kind::Refused`]).
+pub async fn look(archive: &Archive, system: SystemId) -> Result<Vec<(BackupId, Result<Found>)>> {
     let mut ids = Vec::new();
     let prefix = layout::backups_prefix(system);
     let query = ListQuery { prefix: prefix.clone(), fold: true, ..ListQuery::default() };
@@ -61,14 +67,17 @@ pub async fn list(archive: &Archive, system: SystemId) -> Result<Vec<Found>> {
         let archive = archive.clone();
         async move {
             match read(&archive, system, id).await {
-                Ok(backup) => Ok(Found::Complete(Box::new(backup))),
-                Err(error) if error.kind() == Kind::NotFound => Ok(Found::Incomplete(system, id)),
-                Err(error) => Err(error),
+                Ok(backup) => Ok((id, Ok(Found::Complete(Box::new(backup))))),
+                Err(error) => match error.kind() {
+                    Kind::NotFound => Ok((id, Ok(Found::Incomplete(system, id)))),
+                    Kind::Corrupt | Kind::Refused => Ok((id, Err(error))),
+                    _ => Err(error),
+                },
             }
         }
     })
     .await?;
-    found.sort_by_key(Found::id);
+    found.sort_by_key(|(id, _)| *id);
     Ok(found)
 }
 

@@ -81,6 +81,10 @@ pub enum Verb {
         /// The data directory.
         pgdata: PathBuf,
     },
+    /// Show what the archive holds of WAL.
+    WalShow,
+    /// Verify that recoveries find their WAL.
+    WalVerify,
     /// Show the settings.
     Config,
 }
@@ -265,6 +269,8 @@ fn verb(name: VerbName, matches: &ArgMatches, settings: &Settings) -> Result<Ver
         VerbName::BackupList => Verb::BackupList,
         VerbName::BackupShow => Verb::BackupShow { backup: required(matches, help::BACKUP, str::parse)? },
         VerbName::Daemon => Verb::Daemon { pgdata: required(matches, help::PGDATA, PathBuf::read)? },
+        VerbName::WalShow => Verb::WalShow,
+        VerbName::WalVerify => Verb::WalVerify,
         VerbName::Config => Verb::Config,
     })
 }
@@ -372,6 +378,8 @@ mod tests {
             ("backup-show LATEST".to_owned(), Verb::BackupShow { backup: Selection::Latest }),
             (format!("backup-show {ID}"), Verb::BackupShow { backup: id }),
             ("daemon /pg".to_owned(), Verb::Daemon { pgdata: "/pg".into() }),
+            ("wal-show --json".to_owned(), Verb::WalShow),
+            ("wal-verify --deep --workers 4".to_owned(), Verb::WalVerify),
             ("config".to_owned(), Verb::Config),
         ] {
             assert_eq!(run(&line).unwrap().verb, verb, "{line}");
@@ -408,10 +416,11 @@ mod tests {
         for row in TABLE.iter().filter(|row| row.role != Role::Source) {
             for verb in VerbName::ALL {
                 let operands: &[&str] = match verb {
-                    VerbName::WalPush | VerbName::BackupFetch => &["x"],
+                    VerbName::WalPush | VerbName::WalBackfill | VerbName::BackupFetch | VerbName::Daemon => &["x"],
                     VerbName::WalFetch => &["00000002.history", "x"],
                     VerbName::BackupShow => &["LATEST"],
                     VerbName::BackupPush | VerbName::BackupList | VerbName::Config => &[],
+                    VerbName::WalShow | VerbName::WalVerify => &[],
                 };
                 let takes = row.verbs.contains(&verb);
                 let target = if takes { target(row) } else { "" };
@@ -550,6 +559,7 @@ mod tests {
                 .filter(|line| line.contains(verb.as_str()))
             {
                 let line = line.replace("2026-11-20 14:03+01", "2026-11-20T14:03+01").replace(['\'', '"'], "");
+                let line = line.split(" >").next().unwrap();
                 let arguments = line.split_whitespace().map(OsString::from).collect::<Vec<_>>();
                 let arguments = sources::take_envdir(&arguments).unwrap().map_or(arguments, |envdir| envdir.arguments);
                 assert!(matches!(parse(arguments, &with_prefix()), Ok(Parsed::Run(_))), "{line}");

@@ -47,7 +47,7 @@ pub(super) fn positionals(verb: VerbName) -> &'static [Positional] {
         VerbName::Daemon => {
             &[Positional { name: PGDATA, required: true, doc: "The data directory of the cluster to serve" }]
         }
-        VerbName::BackupList | VerbName::Config => &[],
+        VerbName::BackupList | VerbName::WalShow | VerbName::WalVerify | VerbName::Config => &[],
     }
 }
 
@@ -62,6 +62,8 @@ pub(super) fn summary(verb: VerbName) -> &'static str {
         VerbName::BackupList => "List the base backups",
         VerbName::BackupShow => "Show one base backup",
         VerbName::Daemon => "Help wal-push with connections that are ready: for a store that is far away",
+        VerbName::WalShow => "Show which WAL is in the archive, timeline by timeline",
+        VerbName::WalVerify => "Verify that every backup finds the WAL to recover from it",
         VerbName::Config => "Show all settings, and where each of them comes from",
     }
 }
@@ -134,6 +136,22 @@ As the server's user, with the same settings as archive_command:
   walden --envdir /etc/walden.d daemon /var/lib/postgresql/15/main
 
 wal-push finds it by itself, and does without it where it is not there or has other settings."
+        }
+        VerbName::WalShow => {
+            "\
+Examples:
+  walden --envdir /etc/walden.d wal-show
+  walden --prefix s3://bucket/path wal-show --system-id 7710427967336607753 --json"
+        }
+        VerbName::WalVerify => {
+            "\
+Every hour, in /etc/cron.d/walden; a gap is told on standard error, with status 9:
+  0 * * * *  postgres  walden --envdir /etc/walden.d wal-verify >/dev/null
+
+Reading everything; if it is interrupted, the same command goes on where it was:
+  walden --envdir /etc/walden.d wal-verify --deep --workers 4
+
+Status 7 means damage, 9 a gap, 1 that there is no backup."
         }
         VerbName::Config => {
             "\

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use super::arguments::{BackupFetch, Invocation, Verb};
-use super::{backups, config, message, resident, restore_command, wal};
+use super::{backups, config, looking, message, resident, restore_command, wal};
 use crate::archive::Archive;
 use crate::backup::catalogue;
 use crate::backup::push as backup_push;
@@ -24,7 +24,7 @@ use crate::restore::{self, Request};
 use crate::storage::{self, memory::Memory};
 use crate::wal::segment::WalFile;
 use crate::wal::spool::Spool;
-use crate::wal::{backfill, fetch, prefetch, push};
+use crate::wal::{backfill, fetch, prefetch, push, show, verify};
 
 /// Does it.
 pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Environment) -> Result<()> {
@@ -61,11 +61,7 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
         Verb::BackupList => on_one_thread(async {
             let archive = archive(&settings, &options::BACKUP_COMPRESSION).await?;
             let mut found = Vec::new();
-            let systems = match settings.find(&options::SYSTEM_ID)? {
-                Some(system) => vec![system],
-                None => archive.clusters().await?,
-            };
-            for system in systems {
+            for system in clusters(&settings, &archive).await? {
                 found.extend(catalogue::list(&archive, system).await?);
             }
             let json = settings.get(&options::JSON)?;
@@ -84,6 +80,31 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             Ok(())
         }),
         Verb::Daemon { pgdata } => on_one_thread(resident::serve(&pgdata, &settings, environment)),
+        Verb::WalShow => on_all_threads(async {
+            let archive = archive(&settings, &options::WAL_COMPRESSION).await?;
+            let mut found = Vec::new();
+            for system in clusters(&settings, &archive).await? {
+                found.push(show::show(&archive, system).await?);
+            }
+            let json = settings.get(&options::JSON)?;
+            message::print(&if json { looking::shown_json(&found) } else { looking::shown_text(&found) });
+            Ok(())
+        }),
+        Verb::WalVerify => on_all_threads(async {
+            let archive = archive(&settings, &options::WAL_COMPRESSION).await?;
+            let memory = Memory::at(settings.find(&options::CACHE_DIR)?);
+            let deep = match settings.get(&options::DEEP)? {
+                true => Some(verify::Deep { workers: workers(&settings)?, memory }),
+                false => None,
+            };
+            let (observer, mut reports) = (observer(), Vec::new());
+            for system in clusters(&settings, &archive).await? {
+                reports.push(verify::verify(&archive, system, deep.as_ref(), &observer).await?);
+            }
+            let json = settings.get(&options::JSON)?;
+            message::print(&if json { looking::verified_json(&reports) } else { looking::verified_text(&reports) });
+            verify::judge(&reports)
+        }),
         Verb::Config => {
             let json = settings.get(&options::JSON)?;
             message::print(&if json {
@@ -217,6 +238,17 @@ async fn cluster(settings: &Settings, archive: &Archive) -> Result<SystemId> {
     match settings.find(&options::SYSTEM_ID)? {
         Some(system) => Ok(system),
         None => archive.only_cluster().await,
+    }
+}
+
+/// The one that was asked for, or all.
+///
+/// # Errors
+/// [`Kind::Config`] if there is no archive.
+async fn clusters(settings: &Settings, archive: &Archive) -> Result<Vec<SystemId>> {
+    match settings.find(&options::SYSTEM_ID)? {
+        Some(system) => archive.prove(system).await.map(|()| vec![system]),
+        None => archive.clusters().await,
     }
 }
 

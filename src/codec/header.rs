@@ -98,6 +98,9 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
+/// No object's header takes more bytes, the preamble included.
+pub const LONGEST_HEADER: usize = PREAMBLE + LONGEST;
+
 /// The bytes that begin an object: the skippable frame with the header as a line of JSON and, on a second line, the BLAKE3
 /// of the first. Spaces before the second line's end fill it up to `size` bytes, if that is given.
 pub(super) fn build(header: &Header, size: Option<usize>) -> Result<Vec<u8>> {

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use crate::config::Location;
 use crate::config::row::VerbName::{
-    BackupFetch, BackupList, BackupPush, BackupShow, Config, Daemon, WalBackfill, WalFetch, WalPush,
+    BackupFetch, BackupList, BackupPush, BackupShow, Config, Daemon, WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
 };
 use crate::config::row::{Alias, Row, Setting};
 use crate::config::target::{Action, RestorePoint, TablespaceMapping, TargetTimeline};
@@ -45,6 +45,7 @@ pub static TABLE: &[&Row] = &[
     &ENVDIR.row,
     &JSON.row,
     &AHEAD.row,
+    &DEEP.row,
     &TARGET_TIME.row,
     &TARGET_LSN.row,
     &TARGET_XID.row,
@@ -74,7 +75,7 @@ pub static PREFIX: Setting<Location> = Setting::new(Row {
 /// Which cluster below the prefix.
 pub static SYSTEM_ID: Setting<SystemId> = Setting::new(Row {
     name: "system-id",
-    verbs: &[WalFetch, BackupFetch, BackupList, BackupShow],
+    verbs: &[WalFetch, BackupFetch, BackupList, BackupShow, WalShow, WalVerify],
     value: Some("NUMBER"),
     example: Some("7710427967336607753"),
     doc: "Which cluster below the prefix, by its system identifier (pg_controldata prints it), where no data directory \
@@ -93,10 +94,10 @@ pub static PGDATA: Setting<PathBuf> = Setting::new(Row {
     ..Row::SETTING
 });
 
-/// How many threads a backup or a restore uses.
+/// How many threads a backup, a restore or a deep verification uses.
 pub static WORKERS: Setting<u32> = Setting::new(Row {
     name: "workers",
-    verbs: &[BackupPush, BackupFetch],
+    verbs: &[BackupPush, BackupFetch, WalVerify],
     value: Some("COUNT"),
     bounds: Some(["1", "256"]),
     example: Some("4"),
@@ -290,7 +291,7 @@ pub static ENVDIR: Setting<PathBuf> = Setting::new(Row {
 /// Print JSON instead of tables.
 pub static JSON: Setting<bool> = Setting::new(Row {
     name: "json",
-    verbs: &[WalBackfill, BackupPush, BackupFetch, BackupList, BackupShow, Config],
+    verbs: &[WalBackfill, BackupPush, BackupFetch, BackupList, BackupShow, WalShow, WalVerify, Config],
     default: Some("false"),
     doc: "Print JSON",
     ..Row::ARGUMENT
@@ -303,6 +304,15 @@ pub static AHEAD: Setting<bool> = Setting::new(Row {
     default: Some("false"),
     doc: "Keep fetching the segments after those that PostgreSQL asks for, until the recovery ends; wal-fetch starts \
           this by itself",
+    ..Row::ARGUMENT
+});
+
+/// Read what is verified.
+pub static DEEP: Setting<bool> = Setting::new(Row {
+    name: "deep",
+    verbs: &[WalVerify],
+    default: Some("false"),
+    doc: "Read every segment that a recovery could need, and check its digests and its pages",
     ..Row::ARGUMENT
 });
 

@@ -31,16 +31,33 @@ pub enum VerbName {
     BackupShow,
     /// `daemon`.
     Daemon,
+    /// `wal-show`.
+    WalShow,
+    /// `wal-verify`.
+    WalVerify,
     /// `config`.
     Config,
 }
 
-use VerbName::{BackupFetch, BackupList, BackupPush, BackupShow, Config, Daemon, WalBackfill, WalFetch, WalPush};
+use VerbName::{
+    BackupFetch, BackupList, BackupPush, BackupShow, Config, Daemon, WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
+};
 
 impl VerbName {
     /// Every verb, in the order in which help lists them.
-    pub const ALL: [VerbName; 9] =
-        [WalPush, WalFetch, WalBackfill, BackupPush, BackupFetch, BackupList, BackupShow, Daemon, Config];
+    pub const ALL: [VerbName; 11] = [
+        WalPush,
+        WalFetch,
+        WalBackfill,
+        WalShow,
+        WalVerify,
+        BackupPush,
+        BackupFetch,
+        BackupList,
+        BackupShow,
+        Daemon,
+        Config,
+    ];
 
     /// As it is typed.
     pub fn as_str(self) -> &'static str {
@@ -53,6 +70,8 @@ impl VerbName {
             BackupList => "backup-list",
             BackupShow => "backup-show",
             Daemon => "daemon",
+            WalShow => "wal-show",
+            WalVerify => "wal-verify",
             Config => "config",
         }
     }

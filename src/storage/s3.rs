@@ -27,7 +27,7 @@ pub use self::connect::{Options, endpoint};
 use self::failure::Action;
 use self::signing::PayloadSigning;
 use super::retry::{Failure, Policy};
-use super::{Body, Chunks, Cursor, Download, ListQuery, ObjectInfo, PAGE_SIZE, Page, PutMode, Store};
+use super::{Body, Chunks, Cursor, Download, End, ListQuery, ObjectInfo, PAGE_SIZE, Page, PutMode, Store};
 use crate::config::value::Checksum;
 use crate::error::{Context, Error, Kind, Result};
 
@@ -36,6 +36,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The slowest transfer that is not given up, in bytes a second.
 const SLOWEST: u64 = 128 << 10;
+
+/// Pages of one listing that are asked for at the same time. S3 answers a page of a thousand keys in some 100 ms, and takes
+/// 5500 reads a second for one prefix ("Best practices design patterns: optimizing Amazon S3 performance").
+const PAGES_AT_ONCE: usize = 8;
 
 /// A part of a bucket as a store.
 #[derive(Clone, Debug)]
@@ -171,7 +175,7 @@ impl Store for S3Store {
             let request = self.client.list_objects_v2().bucket(&self.bucket).prefix(self.key(&query.prefix));
             Ok(request
                 .set_start_after(query.after.as_deref().map(|after| self.key(after)))
-                .set_continuation_token(query.cursor.as_ref().map(|cursor| cursor.0.clone()))
+                .set_continuation_token(query.cursor.as_ref().and_then(token))
                 .set_delimiter(query.fold.then(|| "/".to_owned()))
                 .max_keys(PAGE_SIZE as i32)
                 .send()
@@ -193,8 +197,12 @@ impl Store for S3Store {
             next: output
                 .next_continuation_token()
                 .filter(|_| output.is_truncated() == Some(true))
-                .map(|token| Cursor(token.to_owned())),
+                .map(|token| Cursor(End::S3(token.to_owned()))),
         })
+    }
+
+    fn pages_at_once(&self) -> usize {
+        PAGES_AT_ONCE
     }
 
     async fn delete(&self, keys: &[String]) -> Result<()> {
@@ -230,6 +238,13 @@ fn object_size(output: &GetObjectOutput) -> Option<u64> {
     match output.content_range() {
         Some(range) => range.rsplit_once('/')?.1.parse().ok(),
         None => output.content_length()?.try_into().ok(),
+    }
+}
+
+fn token(cursor: &Cursor) -> Option<String> {
+    match &cursor.0 {
+        End::S3(token) => Some(token.clone()),
+        End::Local(_) => None,
     }
 }
 

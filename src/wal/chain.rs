@@ -1,125 +1,176 @@
-//! Which segments a recovery needs, and whether they are all there. Pure: from names to answers.
+//! Which segments a recovery needs, whether they are all there, and how far it can get. Pure: from names to answers.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
+use jiff::Timestamp;
+
 use crate::postgres::lsn::Lsn;
+use crate::wal::runs::{Run, Runs};
 use crate::wal::segment::{SegmentName, SegmentSize};
 use crate::wal::timeline::{History, Timeline};
 
-/// Which segments exist, as runs of consecutive numbers: a million segments without a hole are one run.
+/// Which segments of a cluster exist.
 #[derive(Clone, Debug)]
 pub struct Inventory {
     size: SegmentSize,
-    runs: BTreeMap<Timeline, Vec<Run>>,
-}
-
-/// Consecutive segments of one timeline, both ends included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
-    /// Number of the first segment.
-    pub first: u64,
-    /// Number of the last segment.
-    pub last: u64,
+    timelines: BTreeMap<Timeline, Runs>,
 }
 
 impl Inventory {
     /// An empty one, for segments of this size.
     pub fn new(size: SegmentSize) -> Inventory {
-        Inventory { size, runs: BTreeMap::new() }
+        Inventory { size, timelines: BTreeMap::new() }
     }
 
-    /// Notes that a segment exists. A name that cannot occur with this segment size is passed over. Quickest in the order
-    /// of the names within each timeline, as listings have them.
-    pub fn add(&mut self, name: SegmentName) {
-        let Some(number) = name.number(self.size) else { return };
-        let runs = self.runs.entry(name.timeline).or_default();
-        let at = runs.partition_point(|run| run.last < number);
-        if runs.get(at).is_some_and(|run| run.first <= number) {
-            return;
-        }
-        let extends_left = at > 0 && runs[at - 1].last + 1 == number;
-        let extends_right = runs.get(at).is_some_and(|run| run.first == number + 1);
-        match (extends_left, extends_right) {
-            (true, true) => {
-                runs[at - 1].last = runs[at].last;
-                runs.remove(at);
-            }
-            (true, false) => runs[at - 1].last = number,
-            (false, true) => runs[at].first = number,
-            (false, false) => runs.insert(at, Run { first: number, last: number }),
-        }
+    /// The size of its segments.
+    pub fn segment_size(&self) -> SegmentSize {
+        self.size
     }
 
-    /// The run that holds segment `number` of `timeline`.
-    fn run(&self, timeline: Timeline, number: u64) -> Option<Run> {
-        let runs = self.runs.get(&timeline)?;
-        let at = runs.partition_point(|run| run.last < number);
-        runs.get(at).copied().filter(|run| run.first <= number)
+    /// Notes that these segments of `timeline` exist.
+    pub fn add(&mut self, timeline: Timeline, runs: Runs) {
+        self.timelines.entry(timeline).or_default().merge(runs);
     }
 
-    /// The number of the newest segment of `timeline`.
-    fn newest(&self, timeline: Timeline) -> Option<u64> {
-        Some(self.runs.get(&timeline)?.last()?.last)
+    /// What there is of `timeline`.
+    pub fn runs(&self, timeline: Timeline) -> &[Run] {
+        self.timelines.get(&timeline).map_or(&[], Runs::as_slice)
     }
 
-    /// What lies between `start` and the newest segment on the path that `history` describes.
-    ///
-    /// Where a timeline ends within a segment, the segment of its successor counts: it holds the WAL of both, and
-    /// recovery reads it first (`XLogFileReadAnyTLI` in src/backend/access/transam/xlogrecovery.c).
-    pub fn coverage(&self, start: Lsn, history: &History) -> Coverage {
-        let first = start.0 / self.size.bytes();
-        let path = Path { size: self.size, history };
-        let newest = self.runs.keys().filter_map(|&timeline| path.clip(timeline, self.newest(timeline)?)).max();
-        let mut gaps: Vec<Gap> = Vec::new();
-        let mut number = first;
-        while newest.is_some_and(|newest| number <= newest) {
-            let timeline = path.timeline(number);
-            if let Some(run) = self.run(timeline, number) {
-                number = path.clip(timeline, run.last).unwrap_or(number) + 1;
-                continue;
-            }
-            match gaps.last_mut() {
-                Some(gap) if gap.timeline == timeline && gap.run.last + 1 == number => gap.run.last = number,
-                _ => gaps.push(Gap { timeline, run: Run { first: number, last: number }, size: self.size }),
-            }
-            number += 1;
-        }
-        let end = match gaps.first() {
-            Some(gap) => gap.run.first,
-            None => newest.map_or(first, |newest| (newest + 1).max(first)),
+    /// Is this segment of `timeline` there?
+    pub fn holds(&self, timeline: Timeline, number: u64) -> bool {
+        self.timelines.get(&timeline).is_some_and(|runs| runs.contains(number))
+    }
+
+    /// What lies between `start` and the newest segment, but at least the segment before `stop`, on the way that `history`
+    /// describes.
+    pub fn coverage(&self, start: Lsn, stop: Lsn, history: &History) -> Coverage {
+        let legs = legs(start, history, self.size);
+        let newest = legs.iter().filter_map(|leg| leg.within(self.runs(leg.timeline)).last().map(|run| run.last));
+        let newest = newest.max().unwrap_or(0).max(stop.0.saturating_sub(1).max(start.0) / self.size.bytes());
+        let mut coverage = Coverage {
+            first: start.0 / self.size.bytes(),
+            end: Lsn(start.0 / self.size.bytes() * self.size.bytes()),
+            last: None,
+            present: 0,
+            missing: 0,
+            gaps: Vec::new(),
+            size: self.size,
         };
-        Coverage { end: Lsn(end.saturating_mul(self.size.bytes())), gaps }
+        for leg in legs.iter().filter(|leg| leg.first <= newest) {
+            let mut next = leg.first;
+            for run in leg.within(self.runs(leg.timeline)) {
+                coverage.lack(leg.timeline, next, run.first);
+                coverage.hold(leg.timeline, run);
+                next = run.last + 1;
+            }
+            coverage.lack(leg.timeline, next, leg.last.map_or(newest, |last| last.min(newest)) + 1);
+        }
+        coverage
     }
 }
 
-/// Which timeline each segment of a recovery is read from.
-struct Path<'a> {
-    size: SegmentSize,
-    history: &'a History,
+/// A stretch of the way of a recovery: the segments that it reads from one timeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leg {
+    /// The timeline.
+    pub timeline: Timeline,
+    /// The number of the first segment.
+    pub first: u64,
+    /// The number of the last one; `None` on the newest timeline, which goes on for ever.
+    pub last: Option<u64>,
 }
 
-impl Path<'_> {
-    fn timeline(&self, number: u64) -> Timeline {
-        self.history.timeline_at(Lsn(number * self.size.bytes() + (self.size.bytes() - 1)))
+impl Leg {
+    /// What this leg takes of `runs`, which are in order.
+    pub fn within<'a>(&self, runs: &'a [Run]) -> impl Iterator<Item = Run> + use<'a> {
+        let (first, last) = (self.first, self.last.unwrap_or(u64::MAX));
+        let from = runs.partition_point(|run| run.last < first);
+        let runs = runs[from..].iter().take_while(move |run| run.first <= last);
+        runs.map(move |run| Run { first: run.first.max(first), last: run.last.min(last) })
     }
+}
 
-    /// The newest segment up to `number` that this path reads from `timeline`, if there is any.
-    fn clip(&self, timeline: Timeline, number: u64) -> Option<u64> {
-        match self.history.end_of(timeline)? {
-            None => Some(number),
-            Some(end) => (end.0 / self.size.bytes()).checked_sub(1).map(|last| last.min(number)),
+/// Which segments a recovery from `start` along `history` reads, oldest first; a timeline without a segment of its own is
+/// left out.
+///
+/// Where a timeline ends within a segment, the segment of its successor counts: it holds the WAL of both, and recovery
+/// reads it first (`XLogFileReadAnyTLI` in src/backend/access/transam/xlogrecovery.c).
+pub fn legs(start: Lsn, history: &History, size: SegmentSize) -> Vec<Leg> {
+    let mut first = start.0 / size.bytes();
+    let mut legs = Vec::new();
+    for switch in &history.ancestors {
+        let end = switch.at.0 / size.bytes();
+        if end > first {
+            legs.push(Leg { timeline: switch.timeline, first, last: Some(end - 1) });
+            first = end;
         }
     }
+    legs.push(Leg { timeline: history.timeline, first, last: None });
+    legs
 }
 
 /// What an inventory holds from a position on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Coverage {
+    /// The number of the first segment that is needed.
+    pub first: u64,
     /// Everything before this position is there: the end of the last segment before the first gap.
     pub end: Lsn,
-    /// What is missing before the newest segment, in order.
+    /// The last segment before the first gap.
+    pub last: Option<SegmentName>,
+    /// How many segments are there.
+    pub present: u64,
+    /// How many are missing before the newest one.
+    pub missing: u64,
+    /// Which are missing before the newest one, in order; the first [`GAPS_KEPT`] gaps.
     pub gaps: Vec<Gap>,
+    size: SegmentSize,
+}
+
+/// So many gaps are kept of each way: a person needs the first, and an archive with more is in ruins.
+pub const GAPS_KEPT: usize = 1000;
+
+impl Coverage {
+    fn hold(&mut self, timeline: Timeline, run: Run) {
+        self.present += run.len();
+        if self.missing == 0 {
+            self.end = Lsn((run.last + 1).saturating_mul(self.size.bytes()));
+            self.last = SegmentName::new(timeline, run.last, self.size);
+        }
+    }
+
+    /// Notes that the segments from `first` up to (not including) `end` are missing.
+    fn lack(&mut self, timeline: Timeline, first: u64, end: u64) {
+        let Some(last) = end.checked_sub(1).filter(|&last| first <= last) else { return };
+        let gap = Gap { timeline, run: Run { first, last }, size: self.size };
+        self.missing += gap.run.len();
+        if self.gaps.len() < GAPS_KEPT {
+            self.gaps.push(gap);
+        }
+    }
+
+    /// What a recovery from a backup that ended at `stop` can reach, or `None` if it cannot even become consistent.
+    /// `finished` is when the backup ended, `archived` when [`Coverage::last`] was stored.
+    pub fn window(&self, stop: Lsn, finished: Timestamp, archived: Option<Timestamp>) -> Option<Window> {
+        let reaches = self.end >= stop;
+        reaches.then_some(Window { start: stop, start_time: finished, end: self.end, end_time: archived })
+    }
+}
+
+/// Where a recovery from one backup along one timeline can stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// From here on the copy is consistent.
+    pub start: Lsn,
+    /// When the backup ended, by the clock of the server's host.
+    pub start_time: Timestamp,
+    /// The WAL is there up to here, not including this position.
+    pub end: Lsn,
+    /// When the last segment of it was stored, by the store's clock: what was committed later is certainly not in it. A
+    /// copied archive has the times of its copying.
+    pub end_time: Option<Timestamp>,
 }
 
 /// Missing segments.
@@ -132,16 +183,31 @@ pub struct Gap {
     size: SegmentSize,
 }
 
+impl Gap {
+    /// The names of the first and the last one; `None` beyond the last position that an LSN can name.
+    pub fn names(&self) -> Option<(SegmentName, SegmentName)> {
+        let name = |number| SegmentName::new(self.timeline, number, self.size);
+        Some((name(self.run.first)?, name(self.run.last)?))
+    }
+}
+
 impl fmt::Display for Gap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = |number| {
-            SegmentName::new(self.timeline, number, self.size).map_or(format!("#{number}"), |name| name.to_string())
-        };
-        match self.run.last - self.run.first {
-            0 => f.write_str(&name(self.run.first)),
-            more => write!(f, "{} to {} ({} segments)", name(self.run.first), name(self.run.last), more + 1),
+        match (self.names(), self.run.len()) {
+            (Some((first, _)), 1) => write!(f, "{first}"),
+            (Some((first, last)), count) => write!(f, "{first} to {last} ({count} segments)"),
+            (None, count) => write!(f, "#{} ({count} segments)", self.run.first),
         }
     }
+}
+
+/// What is missing between the first and the last of these runs, which are in order.
+pub fn holes(timeline: Timeline, runs: &[Run], size: SegmentSize) -> impl Iterator<Item = Gap> {
+    runs.windows(2).map(move |pair| Gap {
+        timeline,
+        run: Run { first: pair[0].last + 1, last: pair[1].first - 1 },
+        size,
+    })
 }
 
 /// The segments that hold the WAL from `start` up to (not including) `stop`, on one timeline.
@@ -165,7 +231,9 @@ mod tests {
 
     fn inventory(segments: impl IntoIterator<Item = (u32, u64)>) -> Inventory {
         let mut inventory = Inventory::new(SIZE);
-        segments.into_iter().for_each(|(timeline, number)| inventory.add(segment(timeline, number)));
+        for (timeline, number) in segments {
+            inventory.add(Timeline(timeline), Runs::from_iter([number]));
+        }
         inventory
     }
 
@@ -173,46 +241,103 @@ mod tests {
         Lsn(number * SIZE.bytes())
     }
 
+    fn switch(timeline: u32, at: Lsn) -> Switch {
+        Switch { timeline: Timeline(timeline), at, reason: String::new() }
+    }
+
     /// Timeline 2 left timeline 1 in the middle of segment 5.
     fn fork() -> History {
-        let switch = Switch { timeline: Timeline(1), at: Lsn(at(5).0 + 1000) };
-        History { timeline: Timeline(2), ancestors: vec![switch] }
+        History { timeline: Timeline(2), ancestors: vec![switch(1, Lsn(at(5).0 + 1000))] }
+    }
+
+    fn gaps(coverage: &Coverage) -> Vec<String> {
+        coverage.gaps.iter().map(Gap::to_string).collect()
     }
 
     proptest! {
         #[test]
-        fn the_first_gap_is_where_a_naive_walk_stops(numbers in prop::collection::vec(0u64..60, 0..60), start in 0u64..60) {
-            let set: BTreeSet<u64> = numbers.iter().copied().collect();
-            let inventory = inventory(numbers.into_iter().map(|number| (1, number)));
-            let coverage = inventory.coverage(at(start), &History::root(Timeline(1)));
-            let end = (start..).find(|number| !set.contains(number)).unwrap();
+        fn a_coverage_is_what_a_naive_walk_finds(
+            segments in prop::collection::btree_set((1u32..4, 0u64..30), 0..60), start in 0u64..30,
+            more in 0u64..40, switches in [0u64..30 * 16, 0u64..30 * 16]
+        ) {
+            // In sixteenths of a segment, so that switches fall on boundaries and between them.
+            let place = |sixteenths: u64| Lsn(sixteenths * SIZE.bytes() / 16);
+            let [one, two] = switches;
+            let ancestors = vec![switch(1, place(one.min(two))), switch(2, place(one.max(two)))];
+            let history = History { timeline: Timeline(3), ancestors };
+            // In quarters of a segment.
+            let stop = Lsn(at(start).0 + more * SIZE.bytes() / 4);
+            let coverage = inventory(segments.clone()).coverage(at(start), stop, &history);
+
+            let wanted = |number: u64| (history.timeline_at(Lsn(at(number + 1).0 - 1)).0, number);
+            let newest = (start..30).rev().find(|&number| segments.contains(&wanted(number))).unwrap_or(0);
+            let newest = newest.max(start + more.saturating_sub(1) / 4);
+            let needed: Vec<(u32, u64)> = (start..=newest).map(wanted).collect();
+            let missing: Vec<(u32, u64)> = needed.iter().filter(|name| !segments.contains(name)).copied().collect();
+            let found = coverage.gaps.iter().flat_map(|gap| (gap.run.first..=gap.run.last).map(|n| (gap.timeline.0, n)));
+            prop_assert_eq!(found.collect::<Vec<_>>(), missing.clone());
+            prop_assert_eq!(coverage.missing, missing.len() as u64);
+            prop_assert_eq!(coverage.present + coverage.missing, needed.len() as u64);
+            let end = (start..).find(|&number| !segments.contains(&wanted(number))).unwrap();
             prop_assert_eq!(coverage.end, at(end));
-            let missing: Vec<u64> = coverage.gaps.iter().flat_map(|gap| gap.run.first..=gap.run.last).collect();
-            let newest = set.last().copied().unwrap_or(0);
-            let naive: Vec<u64> = (start..=newest).filter(|number| !set.contains(number)).collect();
-            prop_assert_eq!(missing, if set.is_empty() { vec![] } else { naive });
+            let last = (end > start).then(|| wanted(end - 1)).map(|(timeline, number)| segment(timeline, number));
+            prop_assert_eq!(coverage.last, last);
+        }
+
+        #[test]
+        fn holes_and_runs_fill_what_lies_between_the_first_and_the_last(numbers in prop::collection::btree_set(0u64..99, 1..60)) {
+            let runs: Runs = numbers.iter().copied().collect();
+            let holes = holes(Timeline(1), runs.as_slice(), SIZE).flat_map(|gap| gap.run.first..=gap.run.last);
+            let all: BTreeSet<u64> = holes.chain(numbers.iter().copied()).collect();
+            let (first, last) = (numbers.first().copied().unwrap(), numbers.last().copied().unwrap());
+            prop_assert_eq!(all, (first..=last).collect::<BTreeSet<u64>>());
         }
     }
 
     #[test]
     fn a_fork_is_followed_through_the_segment_that_both_timelines_have() {
         let segments = [(1, 3), (1, 4), (1, 5), (1, 6), (2, 5), (2, 6), (2, 7)];
-        let coverage = inventory(segments).coverage(at(3), &fork());
-        assert_eq!(coverage, Coverage { end: at(8), gaps: vec![] });
+        let coverage = inventory(segments).coverage(at(3), at(3), &fork());
+        assert_eq!((coverage.end, coverage.present, gaps(&coverage)), (at(8), 5, vec![]));
     }
 
     #[test]
     fn the_abandoned_branch_does_not_fill_a_gap_of_the_new_one() {
-        let coverage = inventory([(1, 3), (1, 4), (1, 5), (1, 6), (2, 7)]).coverage(at(3), &fork());
+        let coverage = inventory([(1, 3), (1, 4), (1, 5), (1, 6), (2, 7)]).coverage(at(3), at(3), &fork());
         assert_eq!(coverage.end, at(5));
-        assert_eq!(coverage.gaps.len(), 1);
-        assert_eq!(coverage.gaps[0].to_string(), "000000020000000000000005 to 000000020000000000000006 (2 segments)");
+        assert_eq!(gaps(&coverage), ["000000020000000000000005 to 000000020000000000000006 (2 segments)"]);
     }
 
     #[test]
     fn what_is_newer_only_on_the_abandoned_branch_is_no_gap() {
-        let coverage = inventory([(1, 3), (1, 4), (1, 5), (1, 6), (1, 9)]).coverage(at(3), &fork());
-        assert_eq!(coverage, Coverage { end: at(5), gaps: vec![] });
+        let coverage = inventory([(1, 3), (1, 4), (1, 5), (1, 6), (1, 9)]).coverage(at(3), at(3), &fork());
+        assert_eq!((coverage.end, gaps(&coverage)), (at(5), vec![]));
+    }
+
+    #[test]
+    fn a_gap_over_a_fork_is_told_for_each_timeline() {
+        let coverage = inventory([(1, 3), (2, 7)]).coverage(at(3), at(3), &fork());
+        let expected =
+            ["000000010000000000000004", "000000020000000000000005 to 000000020000000000000006 (2 segments)"];
+        assert_eq!(gaps(&coverage), expected);
+    }
+
+    #[test]
+    fn a_hole_of_any_size_costs_nothing_and_ruins_are_counted() {
+        let coverage = inventory([(1, 3), (1, 1 << 39)]).coverage(at(3), at(3), &History::root(Timeline(1)));
+        assert_eq!((coverage.missing, coverage.gaps.len()), ((1 << 39) - 4, 1));
+        let coverage = inventory((0..5000).map(|n| (1, 2 * n))).coverage(at(0), at(0), &History::root(Timeline(1)));
+        assert_eq!((coverage.missing, coverage.gaps.len()), (4999, GAPS_KEPT));
+    }
+
+    #[test]
+    fn a_window_opens_at_the_backups_end_and_not_without_its_wal() {
+        let coverage = inventory([(1, 3), (1, 4)]).coverage(at(3), at(3), &History::root(Timeline(1)));
+        let (finished, archived) = (Timestamp::from_second(10).unwrap(), Timestamp::from_second(20).unwrap());
+        let window = coverage.window(Lsn(at(4).0 + 5), finished, Some(archived)).unwrap();
+        assert_eq!((window.start, window.end), (Lsn(at(4).0 + 5), at(5)));
+        assert_eq!((window.start_time, window.end_time), (finished, Some(archived)));
+        assert_eq!(coverage.window(Lsn(at(5).0 + 1), finished, None), None);
     }
 
     #[test]

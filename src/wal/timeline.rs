@@ -39,6 +39,8 @@ pub struct Switch {
     pub timeline: Timeline,
     /// Where the next timeline begins.
     pub at: Lsn,
+    /// Why, in the server's words: "no recovery target specified", "before transaction 1234".
+    pub reason: String,
 }
 
 /// The ancestry of a timeline, oldest first, as its history file tells it (`readTimeLineHistory` in
@@ -100,13 +102,18 @@ impl History {
         }
         self.ancestors.iter().find(|switch| switch.timeline == timeline).map(|switch| Some(switch.at))
     }
+
+    /// Does this history hold the WAL of `timeline` up to `lsn`?
+    pub fn passes(&self, timeline: Timeline, lsn: Lsn) -> bool {
+        self.end_of(timeline).is_some_and(|end| end.is_none_or(|end| lsn <= end))
+    }
 }
 
 fn parse_switch(line: &str) -> Option<Switch> {
-    let mut words = line.split_whitespace();
-    let timeline = words.next()?.parse::<u32>().ok().filter(|&number| number != 0)?;
-    let at = words.next()?.parse().ok()?;
-    Some(Switch { timeline: Timeline(timeline), at })
+    let (timeline, rest) = line.split_once(char::is_whitespace)?;
+    let timeline = timeline.parse::<u32>().ok().filter(|&number| number != 0)?;
+    let (at, reason) = rest.trim_start().split_once(char::is_whitespace).unwrap_or((rest.trim_start(), ""));
+    Some(Switch { timeline: Timeline(timeline), at: at.parse().ok()?, reason: reason.trim().to_owned() })
 }
 
 #[cfg(test)]
@@ -126,6 +133,9 @@ mod tests {
         assert_eq!(history.end_of(Timeline(1)), Some(Some(Lsn(0x300_0060))));
         assert_eq!(history.end_of(Timeline(3)), Some(None));
         assert_eq!(history.end_of(Timeline(4)), None);
+        assert_eq!(history.ancestors[1].reason, "before 2026-11-20 14:03:00+00");
+        assert!(history.passes(Timeline(1), Lsn(0x300_0060)) && !history.passes(Timeline(1), Lsn(0x300_0061)));
+        assert!(history.passes(Timeline(3), Lsn(u64::MAX)) && !history.passes(Timeline(4), Lsn(0)));
     }
 
     #[test]

@@ -70,7 +70,11 @@ impl Place {
 
     pub fn put(&self, key: &str, bytes: &[u8]) {
         match self {
-            Place::Directory(directory) => std::fs::write(directory.path().join(key), bytes).unwrap(),
+            Place::Directory(directory) => {
+                let path = directory.path().join(key);
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(path, bytes).unwrap();
+            }
             Place::S3(s3) => s3.put(&format!("{S3_FOLDER}/{key}"), bytes.to_vec()),
         }
     }

@@ -203,6 +203,12 @@ impl S3 {
         self.objects().put(key, bytes.into());
     }
 
+    /// Adds objects that are listed and cannot be read, for so many numbers: a million of them take no room. A greater
+    /// number must have a greater key.
+    pub fn generate(&self, numbers: std::ops::Range<u64>, key: impl Fn(u64) -> String + Send + 'static) {
+        self.objects().generated.push(bucket::Generated { numbers, key: Box::new(key) });
+    }
+
     pub fn remove(&self, key: &str) {
         assert!(self.objects().remove(key), "{key} is not there");
     }

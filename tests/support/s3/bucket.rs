@@ -1,7 +1,8 @@
 //! One bucket in memory, by the rules of Amazon S3 as far as Walden leans on them.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
@@ -23,6 +24,35 @@ pub(super) struct Objects {
     pub locked: BTreeSet<String>,
     /// Puts are not asked for their conditions.
     pub ignores_conditions: bool,
+    /// Objects that can be listed and not be read: a million of them take no room.
+    pub generated: Vec<Generated>,
+}
+
+/// Keys that are made when they are asked for.
+pub(super) struct Generated {
+    pub numbers: Range<u64>,
+    /// Greater numbers have greater keys.
+    pub key: Box<dyn Fn(u64) -> String + Send>,
+}
+
+impl Generated {
+    /// The keys after this one.
+    fn after(&self, after: &str) -> impl Iterator<Item = String> {
+        let (mut low, mut high) = (self.numbers.start, self.numbers.end);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if *(self.key)(middle) <= *after { low = middle + 1 } else { high = middle }
+        }
+        (low..self.numbers.end).map(&self.key)
+    }
+}
+
+/// What a listing tells of an object.
+struct Listed<'a> {
+    key: Cow<'a, str>,
+    size: usize,
+    etag: &'a str,
+    modified: SystemTime,
 }
 
 #[derive(Clone)]
@@ -54,6 +84,24 @@ impl Objects {
 
     fn find(&self, key: &str) -> S3Result<Object> {
         self.objects.get(key).cloned().ok_or_else(|| s3_error!(NoSuchKey))
+    }
+
+    /// All objects after this key, in order.
+    fn after<'a>(&'a self, after: &'a str) -> impl Iterator<Item = Listed<'a>> {
+        let real = self.objects.range::<str, _>((Bound::Excluded(after), Bound::Unbounded)).map(|(key, object)| {
+            Listed { key: key.into(), size: object.bytes.len(), etag: &object.etag, modified: object.modified }
+        });
+        let generated = self.generated.iter().map(|generated| {
+            let listed = |key: String| Listed { key: key.into(), size: 1, etag: "e", modified: SystemTime::UNIX_EPOCH };
+            Box::new(generated.after(after).map(listed)) as Box<dyn Iterator<Item = Listed<'a>>>
+        });
+        let mut sources: Vec<_> =
+            generated.chain([Box::new(real) as Box<dyn Iterator<Item = _>>]).map(Iterator::peekable).collect();
+        std::iter::from_fn(move || {
+            let keys = sources.iter_mut().map(|source| source.peek().map(|listed| listed.key.to_string()));
+            let first = keys.enumerate().filter_map(|(index, key)| Some((key?, index))).min()?;
+            sources[first.1].next()
+        })
     }
 
     fn delete(&mut self, key: &str) -> S3Result<()> {
@@ -142,7 +190,7 @@ impl S3 for Bucket {
         if input.encoding_type.is_some() {
             return Err(s3_error!(NotImplemented, "encoding-type"));
         }
-        list(&self.objects(&input.bucket)?.objects, input).map(S3Response::new)
+        list(&*self.objects(&input.bucket)?, input).map(S3Response::new)
     }
 
     async fn delete_object(&self, request: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
@@ -230,7 +278,7 @@ fn refusal(key: String, error: &S3Error) -> Error {
 /// ListObjectsV2. A continuation token is the last entry of the page before, which skips everything below it if it is
 /// a common prefix; start-after is compared with keys alone, so that keys after it are folded even if their common
 /// prefix lies before it.
-fn list(objects: &BTreeMap<String, Object>, input: ListObjectsV2Input) -> S3Result<ListObjectsV2Output> {
+fn list(objects: &Objects, input: ListObjectsV2Input) -> S3Result<ListObjectsV2Output> {
     let prefix = input.prefix.clone().unwrap_or_default();
     let delimiter = input.delimiter.as_deref().filter(|delimiter| !delimiter.is_empty());
     let limit = usize::try_from(input.max_keys.unwrap_or(PAGE as i32)).map_err(|_| s3_error!(InvalidArgument))?;
@@ -242,8 +290,11 @@ fn list(objects: &BTreeMap<String, Object>, input: ListObjectsV2Input) -> S3Resu
     let (mut contents, mut folded): (Vec<s3s::dto::Object>, Vec<String>) = (Vec::new(), Vec::new());
     let mut last = None;
     let mut truncated = false;
-    let keys = objects.range::<str, _>((Bound::Excluded(after.as_str()), Bound::Unbounded));
-    for (key, object) in keys.filter(|(key, _)| key.starts_with(&prefix)) {
+    // Keys before the prefix are skipped in one step, those after it end the listing.
+    let begin = if after.as_str() < prefix.as_str() { just_before(&prefix) } else { after };
+    let listed = objects.after(&begin).skip_while(|listed| !listed.key.starts_with(&prefix) && *listed.key < *prefix);
+    for listed in listed.take_while(|listed| listed.key.starts_with(&prefix)) {
+        let key = &*listed.key;
         let fold = delimiter.and_then(|delimiter| {
             let end = key[prefix.len()..].find(delimiter)? + prefix.len() + delimiter.len();
             Some(&key[..end])
@@ -259,7 +310,7 @@ fn list(objects: &BTreeMap<String, Object>, input: ListObjectsV2Input) -> S3Resu
         last = Some(fold.unwrap_or(key).to_owned());
         match fold {
             Some(fold) => folded.push(fold.to_owned()),
-            None => contents.push(entry(key, object)),
+            None => contents.push(entry(&listed)),
         }
     }
     let common_prefixes: Vec<_> = folded.into_iter().map(|prefix| CommonPrefix { prefix: Some(prefix) }).collect();
@@ -279,14 +330,19 @@ fn list(objects: &BTreeMap<String, Object>, input: ListObjectsV2Input) -> S3Resu
     })
 }
 
-fn entry(key: &str, object: &Object) -> s3s::dto::Object {
+fn entry(listed: &Listed<'_>) -> s3s::dto::Object {
     s3s::dto::Object {
-        key: Some(key.into()),
-        size: Some(object.bytes.len() as i64),
-        e_tag: Some(ETag::Strong(object.etag.clone())),
-        last_modified: Some(object.modified.into()),
+        key: Some(listed.key.to_string()),
+        size: Some(listed.size as i64),
+        e_tag: Some(ETag::Strong(listed.etag.into())),
+        last_modified: Some(listed.modified.into()),
         ..Default::default()
     }
+}
+
+/// A key that comes before everything that begins with `prefix`, and after most of the rest.
+fn just_before(prefix: &str) -> String {
+    prefix[..prefix.len().saturating_sub(1)].to_owned()
 }
 
 /// Reversed, so that nobody takes a token for a key.
