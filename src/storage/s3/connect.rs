@@ -122,8 +122,11 @@ async fn resolve(shared: &SdkConfig, bucket: &str, custom: Option<String>, path_
     let endpoint = ResolveEndpoint::resolve_endpoint(&resolver, &params).await;
     let url = endpoint.map_err(|error| unusable(error.to_string()))?.url().to_owned();
     let uri: Uri = url.parse().map_err(|error| unusable(format!("\"{url}\": {error}")))?;
-    match (uri.scheme_str(), uri.host()) {
-        (Some("http" | "https"), Some(_)) => Ok(uri),
+    match (uri.scheme(), uri.authority()) {
+        (Some(scheme), Some(server)) if ["http", "https"].contains(&scheme.as_str()) => {
+            let server = Uri::builder().scheme(scheme.clone()).authority(server.clone()).path_and_query("/");
+            server.build().map_err(|error| unusable(error.to_string()))
+        }
         _ => Err(unusable(format!("\"{url}\" is not the URL of a server"))),
     }
 }

@@ -99,7 +99,8 @@ where
             }
         }
         SdkError::ResponseError(response) => {
-            let error = Error::new(Kind::Unreachable, action.failed(url)).detail("the answer cannot be understood");
+            let why = format!("the answer cannot be understood: {}", causes(&error));
+            let error = Error::new(Kind::Unreachable, action.failed(url)).detail(why);
             Failure::Transient(error.detail(origin(response.raw())))
         }
         SdkError::TimeoutError(_) | SdkError::DispatchFailure(_) => undelivered(action, url, &error),
