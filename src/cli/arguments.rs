@@ -408,7 +408,7 @@ mod tests {
         for row in TABLE.iter().filter(|row| row.role != Role::Source) {
             for verb in VerbName::ALL {
                 let operands: &[&str] = match verb {
-                    VerbName::WalPush | VerbName::WalBackfill | VerbName::BackupFetch => &["x"],
+                    VerbName::WalPush | VerbName::WalBackfill | VerbName::BackupFetch | VerbName::Daemon => &["x"],
                     VerbName::WalFetch => &["00000002.history", "x"],
                     VerbName::BackupShow => &["LATEST"],
                     VerbName::BackupPush | VerbName::BackupList | VerbName::Config => &[],

@@ -4,7 +4,7 @@
 //! asked before the first create-only put, with two puts of one small object that means nothing, and the answer is
 //! remembered. Never deletes anything: whoever archives need not have the right to.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::Mutex;
@@ -23,6 +23,9 @@ const HONOURED_FOR: Duration = Duration::from_secs(7 * 86_400);
 /// How long one is believed to ignore it. An upgrade may bring it, and each guarded put costs three requests.
 const IGNORED_FOR: Duration = Duration::from_secs(86_400);
 
+/// A probe that decided nothing is not made again by the same process for so long: it would cost each put of an outage.
+const UNDECIDED_FOR: Duration = Duration::from_secs(60);
+
 /// How long one put of the probe may take: nobody should wait for it much longer than for the put itself.
 const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -33,7 +36,7 @@ pub(super) struct Conditions {
     /// Under which the answer is remembered; `None` where it need not be asked for.
     key: Option<String>,
     /// Locked while the store is asked, so that of many puts at once one asks.
-    known: Mutex<Option<Verdict>>,
+    known: Mutex<Option<(Verdict, Instant)>>,
 }
 
 /// What a store does with the condition.
@@ -41,7 +44,7 @@ pub(super) struct Conditions {
 pub(super) enum Verdict {
     Honoured,
     Ignored,
-    /// The probe failed for another reason. It is not repeated by this process.
+    /// The probe failed for another reason.
     Undecided,
 }
 
@@ -56,15 +59,17 @@ impl Conditions {
     pub async fn verdict(&self, store: &S3Store) -> Verdict {
         let Some(key) = &self.key else { return Verdict::Honoured };
         let mut known = self.known.lock().await;
-        if let Some(verdict) = *known {
-            return verdict;
+        match *known {
+            Some((Verdict::Undecided, since)) if since.elapsed() > UNDECIDED_FOR => {}
+            Some((verdict, _)) => return verdict,
+            None => {}
         }
         let verdict = match self.memory.recall(key).as_deref() {
             Some("honoured") => Verdict::Honoured,
             Some("ignored") => Verdict::Ignored,
             _ => self.find_out(key, store).await,
         };
-        *known = Some(verdict);
+        *known = Some((verdict, Instant::now()));
         verdict
     }
 
