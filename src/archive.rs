@@ -5,6 +5,7 @@
 
 use std::io::{Read, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -12,6 +13,7 @@ use crate::codec::{self, Decoder, Description, Header};
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::{self, Key, sealed};
 use crate::postgres::control::SystemId;
+use crate::storage::memory::Memory;
 use crate::storage::{Body, ListQuery, PutMode, Store, list_all};
 
 /// An archive: a store, and how new files are compressed.
@@ -19,7 +21,18 @@ use crate::storage::{Body, ListQuery, PutMode, Store, list_all};
 pub struct Archive {
     store: Arc<dyn Store>,
     level: i32,
+    proofs: Option<Proofs>,
 }
+
+/// Where it is remembered that an archive has been seen.
+#[derive(Clone, Debug)]
+struct Proofs {
+    memory: Memory,
+    address: String,
+}
+
+/// How long an archive that was seen counts as being there. A bucket that goes away in the meantime says so itself.
+const SEEN_FOR: Duration = Duration::from_secs(86_400);
 
 /// How a file got into the archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +63,12 @@ impl Encoded {
 impl Archive {
     /// An archive in `store` that compresses new files with this zstd level.
     pub fn new(store: Arc<dyn Store>, level: i32) -> Archive {
-        Archive { store, level }
+        Archive { store, level, proofs: None }
+    }
+
+    /// The same, which remembers what [`Archive::prove`] has found at this address.
+    pub fn remembering(self, memory: Memory, address: String) -> Archive {
+        Archive { proofs: Some(Proofs { memory, address }), ..self }
     }
 
     /// The store, for objects that are not described files: parts and short manifests of backups, listings.
@@ -194,17 +212,26 @@ impl Archive {
     }
 
     /// Is there an archive of this cluster, and may we see what is in it? Turns an object's absence into proof: under a
-    /// mistyped prefix, or in a directory whose file system is not mounted, everything is absent.
+    /// mistyped prefix, or in a directory whose file system is not mounted, everything is absent. Asks nobody where an
+    /// earlier answer is remembered.
     ///
     /// # Errors
     /// [`Kind::Config`] if nothing of the cluster is there.
     pub async fn prove(&self, system: SystemId) -> Result<()> {
-        let prefix = layout::cluster_prefix(system);
-        let page = self.store.list(&ListQuery { prefix, fold: true, ..ListQuery::default() }).await?;
-        if !page.objects.is_empty() || !page.prefixes.is_empty() {
+        let seen =
+            self.proofs.as_ref().map(|proofs| (&proofs.memory, format!("archive\n{system}\n{}", proofs.address)));
+        if seen.as_ref().is_some_and(|(memory, key)| memory.recall(key).is_some()) {
             return Ok(());
         }
-        self.require_marker().await
+        let prefix = layout::cluster_prefix(system);
+        let page = self.store.list(&ListQuery { prefix, fold: true, ..ListQuery::default() }).await?;
+        if page.objects.is_empty() && page.prefixes.is_empty() {
+            return self.require_marker().await;
+        }
+        if let Some((memory, key)) = seen {
+            memory.remember(&key, "seen", SEEN_FOR);
+        }
+        Ok(())
     }
 
     /// Where nothing else is, the marker must be.

@@ -328,8 +328,15 @@ fn a_push_is_one_plain_put_and_a_fetch_one_get() {
     scene.s3().forget_requests();
     scene.fetch(&small(3).name()).code(1);
     // The second request proves that there is an archive in which the segment is absent.
-    let counts = (scene.s3().count(Op::Get), scene.s3().count(Op::List), scene.s3().requests().len());
-    assert_eq!(counts, (1, 1, 2), "{:#?}", scene.s3().requests());
+    let counts = || (scene.s3().count(Op::Get), scene.s3().count(Op::List), scene.s3().requests().len());
+    assert_eq!(counts(), (1, 1, 2), "{:#?}", scene.s3().requests());
+    scene.s3().forget_requests();
+    scene.fetch(&small(4).name()).code(1);
+    scene.fetch("00000002.history").code(1);
+    assert_eq!(counts(), (2, 0, 2), "{:#?}", scene.s3().requests());
+    // It is remembered of this archive alone.
+    let elsewhere = scene.walden(&["wal-fetch", &small(3).name(), "pg_wal/RECOVERYXLOG"]);
+    elsewhere.env("WALDEN_PREFIX", format!("s3://{}/some/where/else", support::s3::BUCKET)).run().code(3);
 }
 
 #[test]
@@ -347,10 +354,12 @@ fn over_https_payloads_go_unsigned_and_only_the_named_authority_is_trusted() {
     assert_eq!(scene.s3().requests().len(), 0);
 
     push(&front.authority()).code(0);
-    let requests = scene.s3().requests();
-    assert_eq!((requests.len(), requests[0].header("x-amz-content-sha256")), (1, "UNSIGNED-PAYLOAD"));
-    // The store checks what came all the same.
-    assert_eq!(requests[0].header("x-amz-checksum-crc32c").len(), 8);
+    for request in scene.s3().requests() {
+        assert_eq!(request.header("x-amz-content-sha256"), "UNSIGNED-PAYLOAD");
+        // The store checks what came all the same.
+        assert_eq!(request.header("x-amz-checksum-crc32c").len(), 8);
+    }
+    assert_eq!(scene.s3().requests().last().map(|put| put.op), Some(Op::Put));
     let fetch = scene.walden(&["wal-fetch", &name, "pg_wal/RECOVERYXLOG"]).env("AWS_ENDPOINT_URL", front.endpoint());
     fetch.env("AWS_CA_BUNDLE", front.authority()).run().code(0);
     assert_eq!(scene.fetched().unwrap(), small(1).bytes());

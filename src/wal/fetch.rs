@@ -101,6 +101,11 @@ pub async fn fetch(archive: &Archive, job: &Job) -> Result<()> {
         Some(system_id) => system_id,
         None => archive.only_cluster().await.during(what)?,
     };
+    // Whoever fetches ahead goes on behind this one, and does not fetch it too.
+    let ahead = job.ahead.as_ref().zip(job.segment());
+    if let Some((ahead, segment)) = ahead.filter(|(ahead, _)| ahead.is_served()) {
+        ahead.note(segment, Taken::Missing);
+    }
     let staged =
         Staged::beside(target).during(|| format!("could not create a file beside \"{}\"", target.display()))?;
     let staged = match receive::receive(archive, system_id, *file, job.control.as_ref(), staged).await {
@@ -114,7 +119,7 @@ pub async fn fetch(archive: &Archive, job: &Job) -> Result<()> {
     // Not synced: after a crash PostgreSQL asks for the file again, and it syncs what it keeps
     // (KeepFileRestoredFromArchive in src/backend/access/transam/xlogarchive.c).
     staged.rename().during(what)?;
-    if let (Some(ahead), Some(segment)) = (&job.ahead, job.segment()) {
+    if let Some((ahead, segment)) = ahead {
         ahead.note(segment, Taken::Missing);
     }
     Ok(())

@@ -38,7 +38,7 @@ impl TlsFront {
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let certificate = CertificateDer::from_pem_file(directory.path().join("server.crt")).unwrap();
         let key = PrivateKeyDer::from_pem_file(directory.path().join("server.key")).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
         let config = config.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
 

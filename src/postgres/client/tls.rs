@@ -26,7 +26,7 @@ use crate::postgres::client::parameters::{RootCertificates, SslMode};
 /// # Errors
 /// [`Kind::Config`] if the root certificates that are needed or named cannot be read.
 pub(super) fn connector(mode: SslMode, roots: &RootCertificates) -> Result<MakeRustlsConnect> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let trust = match root_certificates(mode, roots)? {
         Some(certificates) => Some(Trust::new(certificates, mode == SslMode::VerifyFull, provider.clone())?),
         None => None,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 use tokio::task::{AbortHandle, JoinSet};
@@ -81,21 +81,18 @@ fn files(directory: &Path) -> impl Iterator<Item = (String, PathBuf)> {
     entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())))
 }
 
-/// The segment that was handed over last.
+/// The segment that was handed over last, or is being fetched by whoever was asked for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Wanted {
     segment: SegmentName,
     /// Replay had to wait for it.
     slow: bool,
-    noted: SystemTime,
 }
 
 fn wanted(ahead: &Ahead) -> Option<Wanted> {
-    let path = ahead.wanted();
-    let noted = fs::metadata(&path).ok()?.modified().ok()?;
-    let text = fs::read_to_string(&path).ok()?;
+    let text = fs::read_to_string(ahead.wanted()).ok()?;
     let (name, slow) = text.trim_end().split_once(' ')?;
-    Some(Wanted { segment: SegmentName::parse(name)?, slow: slow == "1", noted })
+    Some(Wanted { segment: SegmentName::parse(name)?, slow: slow == "1" })
 }
 
 /// What the process knows.
@@ -105,9 +102,9 @@ struct State {
     running: BTreeMap<u64, AbortHandle>,
     /// Segments that were fetched. One of them that is gone has just been taken, and `wanted` will say so.
     done: BTreeSet<u64>,
-    /// The first segment that was not there when it was asked for, or could not be had. Forgotten when another is handed
-    /// over.
-    not_there: Option<u64>,
+    /// The first segment that was not there when it was asked for, or could not be had; and whether it may be asked for
+    /// again, because another one has been handed over since.
+    not_there: Option<(u64, bool)>,
     last_change: Instant,
 }
 
@@ -124,7 +121,10 @@ async fn serve(archive: &Archive, ahead: &Ahead) {
     let server = datadir::running_server(&ahead.data_directory).ok().flatten();
     let mut checked = Instant::now();
     loop {
-        if let Some(wanted) = wanted(ahead).filter(|wanted| state.wanted.as_ref() != Some(wanted)) {
+        // That the same one is asked for again changes nothing: a standby does so at the end of the archive.
+        if let Some(wanted) =
+            wanted(ahead).filter(|wanted| state.wanted.map(|last| last.segment) != Some(wanted.segment))
+        {
             state.take_notice(wanted, ahead);
         }
         let present = state.tidy(ahead);
@@ -165,11 +165,14 @@ impl State {
         match (before, self.last(ahead)) {
             (Some((timeline, last)), Some(now)) if now.0 == timeline && now.1 >= last => {
                 self.done.retain(|number| *number > now.1);
+                self.not_there = self.not_there.filter(|(first, _)| *first > now.1).map(|(first, _)| (first, true));
             }
             // The recovery has begun anew, or has gone over to another timeline.
-            _ => self.done.clear(),
+            _ => {
+                self.done.clear();
+                self.not_there = None;
+            }
         }
-        self.not_there = None;
         self.last_change = Instant::now();
     }
 
@@ -213,6 +216,9 @@ impl State {
         let there = present.union(&self.done).copied().collect();
         let running = self.running.keys().copied().collect();
         for number in next(last, self.window, &there, &running, self.not_there) {
+            if let Some((first, again)) = &mut self.not_there {
+                *again &= *first != number;
+            }
             let name = SegmentName::new(timeline, number, ahead.control.segment_size);
             let (Some(name), true) = (name, has_room(ahead, self.running.len() as u64 + 1)) else { return };
             let (archive, ahead) = (archive.clone(), ahead.clone());
@@ -226,19 +232,24 @@ impl State {
         let Ok((number, outcome)) = ended else { return };
         self.running.remove(&number);
         match outcome {
-            Ok(()) => drop(self.done.insert(number)),
+            Ok(()) => {
+                self.done.insert(number);
+                self.not_there = self.not_there.filter(|(first, _)| *first != number);
+            }
             Err(error) => {
                 tracing::debug!("did not fetch ahead: {error}");
-                self.not_there = Some(self.not_there.map_or(number, |first| first.min(number)));
+                let first = self.not_there.map_or(number, |(first, _)| first.min(number));
+                self.not_there = Some((first, false));
             }
         }
     }
 }
 
-/// The segments to begin with, in order: the next ones that are neither there nor on their way.
+/// The segments to begin with, in order: the next ones that are neither there nor on their way. Behind one that is not in
+/// the archive there is nothing to be had; it alone is asked for again.
 fn next(last: u64, window: u64, there: &BTreeSet<u64>, running: &BTreeSet<u64>, not_there: Option<u64>) -> Vec<u64> {
     (last + 1..=last + window)
-        .take_while(|number| not_there.is_none_or(|first| *number < first))
+        .take_while(|number| not_there.is_none_or(|(first, again)| *number < first + u64::from(again)))
         .filter(|number| !there.contains(number) && !running.contains(number))
         .take(AT_ONCE.saturating_sub(running.len()))
         .collect()
@@ -271,14 +282,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn only_what_is_next_and_missing_is_begun(last in 0u64..90, window in 1u64..20, there in set(), running in set(), not_there in prop::option::of(0u64..100)) {
+        fn only_what_is_next_and_missing_is_begun(last in 0u64..90, window in 1u64..20, there in set(), running in set(), not_there in prop::option::of((0u64..100, any::<bool>()))) {
             let begun = next(last, window, &there, &running, not_there);
             prop_assert!(begun.len() + running.len() <= AT_ONCE.max(running.len()));
             prop_assert!(begun.is_sorted());
             for number in begun {
                 prop_assert!(number > last && number <= last + window);
                 prop_assert!(!there.contains(&number) && !running.contains(&number));
-                prop_assert!(not_there.is_none_or(|first| number < first));
+                prop_assert!(not_there.is_none_or(|(first, again)| number < first || (again && number == first)));
             }
         }
     }
@@ -287,7 +298,8 @@ mod tests {
     fn behind_the_end_of_the_archive_nothing_is_asked_for() {
         let none = BTreeSet::new();
         assert_eq!(next(5, 4, &none, &none, None), [6, 7, 8, 9]);
-        assert_eq!(next(5, 4, &none, &none, Some(8)), [6, 7]);
-        assert!(next(5, 4, &none, &none, Some(6)).is_empty());
+        assert_eq!(next(5, 4, &none, &none, Some((8, false))), [6, 7]);
+        assert_eq!(next(5, 4, &none, &none, Some((8, true))), [6, 7, 8]);
+        assert!(next(5, 4, &none, &none, Some((6, false))).is_empty());
     }
 }
