@@ -9,7 +9,8 @@ from contextlib import suppress
 # pgarch.c, NUM_FILES_PER_DIRECTORY_SCAN: so many marks are read at once.
 MARKS_AT_ONCE = 64
 
-# A fetch that hands over what lies ready takes several milliseconds, one that asks a store takes more than this.
+# A fetch that hands over what lies ready takes several milliseconds, one that asks a store takes more than this. (On a
+# machine so busy that an empty command takes ten, everything does.)
 WAIT_SECONDS = 0.03
 
 # So many fetches may wait before working ahead is under way.

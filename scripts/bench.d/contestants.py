@@ -146,7 +146,7 @@ def walrus(program, daemon=False):
             "restore": f'{call} backup-fetch "$1" LATEST',
         }
         return Contestant("wal-rus", commands | version)
-    # The daemon sends 8 segments at once, as the bench of the tool's own house has it.
+    # One process for the whole queue: it sends 8 segments at once.
     serve = f'PGDATA="$PWD" {call} daemon "$SCRATCH/walrus.sock"'.replace('UPLOAD_CONCURRENCY="$WORKERS"', "UPLOAD_CONCURRENCY=8")
     client = f'{shlex.quote(str(program))} daemon-client --socket "$SCRATCH/walrus.sock"'
     commands = {

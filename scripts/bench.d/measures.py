@@ -121,8 +121,9 @@ class Bench:
         repository = f"queue-{measure.segments}-{measure.round_trip:g}-{run}"
         names = self.busy[: measure.segments]
         sample = self._push(measure, contestant, repository, names)
-        for name in {names[0], names[len(names) // 2], names[-1]}:
-            self._fetch(self._near(measure), contestant, repository, [name])
+        # Not as a recovery does: nobody should fetch ahead now, and be waited for.
+        some = sorted({names[0], names[len(names) // 2], names[-1]})
+        self._fetch(self._near(measure), contestant, repository, some, recovers=False)
         return sample
 
     def _push(self, measure, contestant, repository, names, before=None):
@@ -158,9 +159,10 @@ class Bench:
         sample = self._fetch(measure, contestant, repository, names, self.pace / 1000, waited)
         return dataclasses.replace(sample, waits=len(waited), waited=sum(waited))
 
-    def _fetch(self, measure, contestant, repository, names, pace=0.0, waited=None):
+    def _fetch(self, measure, contestant, repository, names, pace=0.0, waited=None, recovers=True):
         target = self._data_directory(self.scratch / "fetched")
-        self._touch(target / "recovery.signal")
+        if recovers:
+            self._touch(target / "recovery.signal")
         command = lambda *words: self._command(measure, contestant, "fetch", repository, target, *words)
         commands = recovery(target / "pg_wal", names, command, pace, waited)
         sample = self._measure(commands, *self._resident(measure, contestant, repository, target))
