@@ -657,7 +657,7 @@ fn the_archive_of_a_real_failover_is_complete_and_an_object_that_is_removed_is_m
             let lost =
                 place.keys().into_iter().filter(|key| key.contains("/wal/00000001/") && key.len() == 20 + 13 + 24);
             let switch = way["last"].as_str().unwrap()[8..].to_owned();
-            let lost = lost.filter(|key| key[key.len() - 16..] < *switch).next_back().unwrap();
+            let lost = lost.filter(|key| key[key.len() - 16..] < *switch).max().unwrap();
             let object = place.get(&lost).unwrap();
             place.remove(&lost);
             standby.walden(&["wal-verify"]).run().code(9).stderr_has(&lost[lost.len() - 24..]);
