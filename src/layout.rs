@@ -33,11 +33,16 @@ pub fn check_format(what: impl fmt::Display, format: u32) -> Result<()> {
 /// The greatest number of parts in a volume: their names keep six digits, so that a shell's `*` sorts them.
 pub const MAX_PARTS: u32 = 1_000_000;
 
+/// What [`Key::Probe`] holds, always and in every archive.
+pub const PROBE: &[u8] = b"walden put this here to see whether the store honours If-None-Match. It may be deleted.\n";
+
 /// An object below the prefix.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Key {
     /// `walden.json`: says that the prefix is Walden's, and its format.
     Marker,
+    /// `walden-probe.txt`: put twice to see whether the store overwrites. It holds [`PROBE`].
+    Probe,
     /// A WAL file as PostgreSQL names it.
     Wal(SystemId, WalFile),
     /// One part of one volume of a base backup.
@@ -61,6 +66,7 @@ impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Key::Marker => f.write_str("walden.json"),
+            Key::Probe => f.write_str("walden-probe.txt"),
             Key::Wal(system, file @ WalFile::History(_)) => write!(f, "{system}/wal/{file}"),
             Key::Wal(system, file) => write!(f, "{system}/wal/{}/{file}", file.timeline()),
             Key::Part(system, id, PartName { volume, part }) => write!(f, "{system}/backup/{id}/v{volume}/{part:06}"),
@@ -77,6 +83,7 @@ impl Key {
         let system = |word: &str| word.parse::<SystemId>().ok();
         let key = match words.as_slice() {
             ["walden.json"] => Key::Marker,
+            ["walden-probe.txt"] => Key::Probe,
             [id, "wal", name] => Key::Wal(system(id)?, WalFile::parse(name)?),
             [id, "wal", _, name] => Key::Wal(system(id)?, WalFile::parse(name)?),
             [id, "backup", backup, "files"] => Key::Files(system(id)?, BackupId::parse(backup)?),
@@ -194,6 +201,7 @@ mod tests {
         let system = any::<u64>().prop_map(SystemId);
         prop_oneof![
             Just(Key::Marker),
+            Just(Key::Probe),
             (system.clone(), any_wal_file()).prop_map(|(system, file)| Key::Wal(system, file)),
             (system.clone(), any_id(), any::<u32>(), 0..MAX_PARTS).prop_map(|(system, id, volume, part)| Key::Part(
                 system,

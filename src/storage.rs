@@ -19,6 +19,7 @@ use crate::error::{Error, Kind, Result};
 
 pub mod local;
 pub mod memory;
+pub mod progress;
 pub mod retry;
 pub mod s3;
 
@@ -29,6 +30,16 @@ pub mod s3;
 pub trait Store: Send + Sync + Debug {
     /// The object's address as a person would write it, for messages. The empty key names the prefix.
     fn url(&self, key: &str) -> String;
+
+    /// Begins with what the first request will need, so that it comes up while its caller still makes the body: the
+    /// connection, and credentials. Returns at once; must be called within a runtime.
+    fn prepare(&self) {}
+
+    /// What the oldest request that is on its way is doing, for the message of whoever gives up on it from outside: which
+    /// object, where it is, and for how long. `None` if there is no request, or the store has no phases.
+    fn progress(&self) -> Option<String> {
+        None
+    }
 
     /// Stores `body` under `key`. When it returns `Ok` the object is complete, checked where the store can check it,
     /// and durable. Before that it is not visible at all, whatever happens to this process.
@@ -52,7 +63,8 @@ pub trait Store: Send + Sync + Debug {
     async fn head(&self, key: &str) -> Result<ObjectInfo>;
 
     /// One page of the objects whose keys begin with `prefix`, in the order of their keys' bytes. An object is listed
-    /// from the moment its put returned, and never before it is complete.
+    /// from the moment its put returned, and never before it is complete. A store that was asked whether it honours
+    /// [`PutMode::New`] has, beside what was put, the object of [`crate::layout::Key::Probe`].
     async fn list(&self, query: &ListQuery) -> Result<Page>;
 
     /// How many pages, from different places of one long listing, are worth asking for at the same time.
@@ -72,6 +84,9 @@ pub struct Options {
     pub location: Location,
     /// The budget of the retries of one request.
     pub retry_timeout: Duration,
+    /// S3: whether the budget bounds the try that is running, too, as somebody who waits for one small object wants it.
+    /// Otherwise a try may end for as long as it moves.
+    pub strict: bool,
     /// S3: how the bucket's name gets into a request.
     pub addressing: Addressing,
     /// S3: what the store is to verify on arrival.
@@ -97,8 +112,8 @@ pub async fn open(options: Options) -> Result<Arc<dyn Store>> {
     match options.location {
         Location::Directory(path) => Ok(Arc::new(local::LocalStore::new(path))),
         Location::Bucket { name, prefix } => {
-            let Options { retry_timeout, addressing, checksum, memory, .. } = options;
-            let options = s3::Options { bucket: name, prefix, addressing, checksum, retry_timeout, memory };
+            let Options { retry_timeout, strict, addressing, checksum, memory, .. } = options;
+            let options = s3::Options { bucket: name, prefix, addressing, checksum, retry_timeout, strict, memory };
             Ok(Arc::new(s3::S3Store::open(options).await?))
         }
     }

@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use walden::config::Location;
 use walden::config::value::{Addressing, Checksum};
 use walden::error::Kind;
+use walden::layout::Key;
 use walden::storage::memory::Memory;
 use walden::storage::{self, Body, ListQuery, PAGE_SIZE, PutMode, Store};
 
@@ -48,6 +49,7 @@ async fn part(name: &str) -> Part {
     let options = storage::Options {
         location,
         retry_timeout: Duration::from_secs(20),
+        strict: false,
         addressing: Addressing::Auto,
         checksum: Checksum::Crc32c,
         memory: Memory::at(Some(cache.path().join("memory"))),
@@ -65,13 +67,14 @@ impl Part {
         download.read_all(64 << 20).await.map_err(|error| error.kind())
     }
 
-    /// All keys and all folded prefixes of a listing, and the number of its pages.
+    /// All keys but the probe's and all folded prefixes of a listing, and the number of its pages.
     async fn list(&self, mut query: ListQuery) -> (Vec<String>, Vec<String>, usize) {
         let (mut keys, mut prefixes, mut pages) = (Vec::new(), Vec::new(), 0);
         loop {
             let page = self.store.list(&query).await.unwrap();
             assert!(page.objects.len() + page.prefixes.len() <= PAGE_SIZE);
-            keys.extend(page.objects.into_iter().map(|object| object.key));
+            let probe = Key::Probe.to_string();
+            keys.extend(page.objects.into_iter().map(|object| object.key).filter(|key| *key != probe));
             prefixes.extend(page.prefixes);
             pages += 1;
             match page.next {

@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::verbs::archive;
+use super::verbs::wal_archive;
 use crate::config::Settings;
 use crate::config::options::{self, TABLE};
 use crate::config::row::{Role, VerbName};
@@ -42,7 +42,7 @@ pub(super) async fn serve(data_directory: &Path, settings: &Settings, environmen
         address: storage::address(&settings.get(&options::PREFIX)?),
         ahead: settings.get(&options::PUSH_AHEAD)? as usize,
         timeout: settings.get(&options::PUSH_TIMEOUT)?,
-        open: || archive(settings, &options::WAL_COMPRESSION),
+        open: || wal_archive(settings),
         settings: || fingerprint(settings, environment),
     })
     .await

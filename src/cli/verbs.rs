@@ -32,14 +32,14 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
         Verb::WalPush { path } => wal_push(path, &settings, environment),
         Verb::WalFetch { name, path, ahead } => wal_fetch(name, path, ahead, &settings),
         Verb::WalBackfill { pgdata } => on_one_thread(async {
-            let archive = archive(&settings, &options::WAL_COMPRESSION).await?;
+            let archive = wal_archive(&settings).await?;
             let done = backfill::backfill(&archive, &pgdata, &observer()).await?;
             let json = settings.get(&options::JSON)?;
             message::print(&if json { wal::backfilled_json(&done) } else { wal::backfilled(&done) });
             Ok(())
         }),
         Verb::BackupPush { pgdata } => on_all_threads(async {
-            let archive = archive(&settings, &options::BACKUP_COMPRESSION).await?;
+            let archive = archive(&settings).await?;
             let variables = environment.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
             let client = Client::connect(&variables).await?;
             let options = backup_push::Options {
@@ -59,7 +59,7 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
         }),
         Verb::BackupFetch(words) => on_all_threads(backup_fetch(words, &settings, environment)),
         Verb::BackupList => on_one_thread(async {
-            let archive = archive(&settings, &options::BACKUP_COMPRESSION).await?;
+            let archive = archive(&settings).await?;
             let mut found = Vec::new();
             for system in clusters(&settings, &archive).await? {
                 found.extend(catalogue::list(&archive, system).await?);
@@ -69,7 +69,7 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             Ok(())
         }),
         Verb::BackupShow { backup } => on_one_thread(async {
-            let archive = archive(&settings, &options::BACKUP_COMPRESSION).await?;
+            let archive = archive(&settings).await?;
             let system = cluster(&settings, &archive).await?;
             let backup = match backup {
                 Selection::Latest => catalogue::latest(&archive, system).await?,
@@ -81,7 +81,7 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
         }),
         Verb::Daemon { pgdata } => on_one_thread(resident::serve(&pgdata, &settings, environment)),
         Verb::WalShow => on_all_threads(async {
-            let archive = archive(&settings, &options::WAL_COMPRESSION).await?;
+            let archive = archive(&settings).await?;
             let mut found = Vec::new();
             for system in clusters(&settings, &archive).await? {
                 found.push(show::show(&archive, system).await?);
@@ -91,7 +91,7 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             Ok(())
         }),
         Verb::WalVerify => on_all_threads(async {
-            let archive = archive(&settings, &options::WAL_COMPRESSION).await?;
+            let archive = archive(&settings).await?;
             let memory = Memory::at(settings.find(&options::CACHE_DIR)?);
             let deep = match settings.get(&options::DEEP)? {
                 true => Some(verify::Deep { workers: workers(&settings)?, memory }),
@@ -134,7 +134,9 @@ fn wal_push(path: PathBuf, settings: &Settings, environment: &Environment) -> Re
         if let Some(answered) = resident::ask(&request, settings, environment).await? {
             return answered;
         }
-        let archive = archive(settings, &options::WAL_COMPRESSION).await?;
+        let archive = wal_archive(settings).await?;
+        // Both come up while the file is compressed.
+        archive.store().prepare();
         push::push(&archive, &request).await
     })
 }
@@ -156,7 +158,7 @@ fn wal_fetch(file: WalFile, target: PathBuf, ahead: bool, settings: &Settings) -
         tracing::info!("\"{file}\" had been fetched ahead");
     } else {
         on_one_thread(async {
-            let archive = archive(settings, &options::WAL_COMPRESSION).await?;
+            let archive = wal_archive(settings).await?;
             fetch::fetch(&archive, &job).await
         })?;
         tracing::info!("fetched \"{file}\"");
@@ -170,7 +172,7 @@ fn wal_fetch(file: WalFile, target: PathBuf, ahead: bool, settings: &Settings) -
 fn fetch_ahead(job: &fetch::Job, settings: &Settings) -> Result<()> {
     let Some(ahead) = job.ahead() else { return Ok(()) };
     on_all_threads(async {
-        let archive = archive(settings, &options::WAL_COMPRESSION).await?;
+        let archive = wal_archive(settings).await?;
         prefetch::run(&archive, ahead).await
     })
 }
@@ -190,7 +192,7 @@ fn start_prefetcher() {
 }
 
 async fn backup_fetch(words: BackupFetch, settings: &Settings, environment: &Environment) -> Result<()> {
-    let archive = archive(settings, &options::BACKUP_COMPRESSION).await?;
+    let archive = archive(settings).await?;
     let directory = std::path::absolute(&words.directory).during(|| "could not find the current directory")?;
     let request = Request {
         directory,
@@ -217,11 +219,22 @@ async fn backup_fetch(words: BackupFetch, settings: &Settings, environment: &Env
     Ok(())
 }
 
-pub(super) async fn archive(settings: &Settings, level_setting: &Setting<u32>) -> Result<Archive> {
+/// For what PostgreSQL waits for: the retry timeout bounds even a try that moves.
+pub(super) async fn wal_archive(settings: &Settings) -> Result<Archive> {
+    open_archive(settings, &options::WAL_COMPRESSION, true).await
+}
+
+/// For backups, whose parts may take their time.
+async fn archive(settings: &Settings) -> Result<Archive> {
+    open_archive(settings, &options::BACKUP_COMPRESSION, false).await
+}
+
+async fn open_archive(settings: &Settings, level_setting: &Setting<u32>, strict: bool) -> Result<Archive> {
     let location: Location = settings.get(&options::PREFIX)?;
     let store = storage::open(storage::Options {
         location,
         retry_timeout: settings.get(&options::RETRY_TIMEOUT)?,
+        strict,
         addressing: settings.get(&options::S3_ADDRESSING)?,
         checksum: settings.get(&options::S3_CHECKSUM)?,
         memory: Memory::at(settings.find(&options::CACHE_DIR)?),

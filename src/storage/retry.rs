@@ -13,6 +13,11 @@ use crate::error::{Error, Result};
 pub struct Policy {
     /// No new try begins later than this after the first one began.
     pub budget: Duration,
+    /// Whether the budget bounds the try that is running, too. Where it does not, a try that moves may end: a large part
+    /// of a backup on a slow line takes longer than anybody wants to wait for an answer.
+    pub strict: bool,
+    /// After so many tries it is given up even within the budget.
+    pub most_tries: u32,
     /// The upper bound of the first pause; each further bound is twice the last.
     pub first_pause: Duration,
     /// The upper bound of any pause.
@@ -22,15 +27,33 @@ pub struct Policy {
 impl Policy {
     /// What the store's requests use.
     pub fn within(budget: Duration) -> Policy {
-        Policy { budget, first_pause: Duration::from_millis(100), longest_pause: Duration::from_secs(5) }
+        Policy {
+            budget,
+            strict: false,
+            most_tries: u32::MAX,
+            first_pause: Duration::from_millis(100),
+            longest_pause: Duration::from_secs(5),
+        }
+    }
+
+    /// One try, which may take so long.
+    pub fn once(bound: Duration) -> Policy {
+        Policy { strict: true, most_tries: 1, ..Policy::within(bound) }
     }
 
     /// The pause before the next try, after `tries` failed ones and `elapsed` time, or `None` to give up. `random` lies
-    /// in 0..1.
-    pub fn pause(&self, tries: u32, elapsed: Duration, random: f64) -> Option<Duration> {
+    /// in 0..1. A pause that the store has asked for is kept if it fits into the budget; if not, coming too early is
+    /// better than not at all.
+    pub fn pause(&self, tries: u32, elapsed: Duration, random: f64, asked: Option<Duration>) -> Option<Duration> {
         let doubled = self.first_pause.saturating_mul(1u32.checked_shl(tries.saturating_sub(1)).unwrap_or(u32::MAX));
         let pause = doubled.min(self.longest_pause).mul_f64(random.clamp(0.0, 1.0));
-        (elapsed + pause < self.budget).then_some(pause)
+        let fits = |pause: &Duration| tries < self.most_tries && elapsed.saturating_add(*pause) < self.budget;
+        asked.map(|asked| asked.max(pause)).filter(fits).or(Some(pause).filter(fits))
+    }
+
+    /// How long a try may run that begins now, as far as the budget bounds it. A budget of nothing means one try.
+    fn left(&self, elapsed: Duration) -> Option<Duration> {
+        (self.strict && !self.budget.is_zero()).then(|| self.budget.saturating_sub(elapsed))
     }
 }
 
@@ -39,6 +62,8 @@ impl Policy {
 pub enum Failure {
     /// Another try may succeed.
     Transient(Error),
+    /// Another try may succeed, but the store asks to be left alone for so long.
+    Busy(Error, Duration),
     /// It will not.
     Final(Error),
 }
@@ -59,18 +84,24 @@ impl Policy {
 }
 
 impl Tries {
+    /// How long the try that begins now may run, if the policy bounds it.
+    pub fn left(&self) -> Option<Duration> {
+        self.policy.left(self.began.elapsed())
+    }
+
     /// Returns when it is time for another try.
     ///
     /// # Errors
     /// The failure's own error if another try would not help, or if the policy gives up; it then says how often and how
     /// long it was tried.
     pub async fn again(&mut self, failure: Failure) -> Result<()> {
-        let error = match failure {
+        let (error, asked) = match failure {
             Failure::Final(error) => return Err(error),
-            Failure::Transient(error) => error,
+            Failure::Transient(error) => (error, None),
+            Failure::Busy(error, asked) => (error, Some(asked)),
         };
         self.made += 1;
-        match self.policy.pause(self.made, self.began.elapsed(), fastrand::f64()) {
+        match self.policy.pause(self.made, self.began.elapsed(), fastrand::f64(), asked) {
             Some(pause) => {
                 tracing::info!(tries = self.made, pause_ms = pause.as_millis() as u64, "will try again: {error}");
                 tokio::time::sleep(pause).await;
@@ -97,20 +128,37 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_try_begins_after_the_budget(tries in 1u32..200, elapsed_ms in 0u64..100_000, random in 0.0f64..1.0) {
+        fn no_try_begins_after_the_budget(
+            tries in 1u32..200,
+            elapsed_ms in 0u64..100_000,
+            random in 0.0f64..1.0,
+            asked in proptest::option::of(0u64..u64::MAX),
+        ) {
             let policy = Policy::within(Duration::from_secs(60));
             let elapsed = Duration::from_millis(elapsed_ms);
-            if let Some(pause) = policy.pause(tries, elapsed, random) {
+            let asked = asked.map(Duration::from_millis);
+            if let Some(pause) = policy.pause(tries, elapsed, random, asked) {
                 prop_assert!(elapsed + pause < policy.budget);
-                prop_assert!(pause <= policy.longest_pause);
+                prop_assert!(pause <= policy.longest_pause || Some(pause) == asked);
             }
+        }
+
+        #[test]
+        fn a_pause_that_was_asked_for_is_kept_if_it_fits_and_no_reason_to_give_up_if_not(
+            elapsed in 0u64..59,
+            asked in 5u64..100,
+        ) {
+            let policy = Policy::within(Duration::from_secs(60));
+            let (elapsed, asked) = (Duration::from_secs(elapsed), Duration::from_secs(asked));
+            let pause = policy.pause(1, elapsed, 1.0, Some(asked)).unwrap();
+            prop_assert_eq!(pause, if elapsed + asked < policy.budget { asked } else { policy.first_pause });
         }
     }
 
     #[test]
     fn pauses_double_up_to_the_longest() {
         let policy = Policy::within(Duration::from_secs(3600));
-        let pause = |tries| policy.pause(tries, Duration::ZERO, 1.0).unwrap().as_millis();
+        let pause = |tries| policy.pause(tries, Duration::ZERO, 1.0, None).unwrap().as_millis();
         assert_eq!([pause(1), pause(2), pause(3), pause(7), pause(90)], [100, 200, 400, 5000, 5000]);
     }
 
@@ -123,6 +171,17 @@ mod tests {
         }
         let error = tries.again(Failure::Final(Error::new(Kind::Denied, "no"))).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Denied);
+    }
+
+    #[test]
+    fn only_a_strict_budget_bounds_the_running_try() {
+        let (minute, second) = (Duration::from_secs(60), Duration::from_secs(1));
+        assert_eq!(Policy::within(minute).left(second), None);
+        let strict = Policy { strict: true, ..Policy::within(minute) };
+        assert_eq!(strict.left(second), Some(59 * second));
+        assert_eq!(strict.left(2 * minute), Some(Duration::ZERO));
+        assert_eq!(Policy { budget: Duration::ZERO, ..strict }.left(second), None);
+        assert_eq!(Policy::once(minute).pause(1, second, 0.0, None), None);
     }
 
     #[tokio::test]

@@ -4,38 +4,46 @@
 //! no multipart uploads and no aws-chunked trailers, which stores other than AWS's often refuse. Retries are ours
 //! (`storage::retry`), the SDK's are off.
 
+mod body;
+mod condition;
 mod connect;
+mod dial;
+mod download;
 mod failure;
+mod http;
+mod identity;
 mod signing;
+mod watch;
 
 use std::future::Future;
-use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::Instant;
 
+use ::http::Uri;
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
-use aws_sdk_s3::primitives::{ByteStream, DateTime, Length};
+use aws_sdk_s3::operation::put_object::PutObjectOutput;
+use aws_sdk_s3::primitives::DateTime;
 use aws_sdk_s3::types::{Delete, ObjectIdentifier};
-use base64::Engine;
-use bytes::Bytes;
 use jiff::Timestamp;
 
+use self::body::{Write, digest, hashed, stream};
+use self::condition::{Conditions, Verdict};
+use self::connect::Connected;
 pub use self::connect::{Options, endpoint};
+use self::dial::Dialer;
+use self::download::S3Chunks;
 use self::failure::Action;
-use self::signing::PayloadSigning;
+use self::identity::Identity;
+use self::watch::Tracked;
+use super::progress::{Phase, Progress};
 use super::retry::{Failure, Policy};
-use super::{Body, Chunks, Cursor, Download, End, ListQuery, ObjectInfo, PAGE_SIZE, Page, PutMode, Store};
+use super::{Body, Cursor, Download, End, ListQuery, ObjectInfo, PAGE_SIZE, Page, PutMode, Store};
 use crate::config::value::Checksum;
-use crate::error::{Context, Error, Kind, Result};
-
-/// How long one try may take beyond the transfer of its bytes, and how long a download may stand still.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// The slowest transfer that is not given up, in bytes a second.
-const SLOWEST: u64 = 128 << 10;
+use crate::error::{Error, Kind, Result};
 
 /// Pages of one listing that are asked for at the same time. S3 answers a page of a thousand keys in some 100 ms, and takes
 /// 5500 reads a second for one prefix ("Best practices design patterns: optimizing Amazon S3 performance").
@@ -45,13 +53,16 @@ const PAGES_AT_ONCE: usize = 8;
 #[derive(Clone, Debug)]
 pub struct S3Store {
     client: Client,
-    /// Whom the client talks to, for messages.
-    endpoint: String,
+    dialer: Dialer,
+    identity: Identity,
+    endpoint: Uri,
     bucket: String,
     /// Empty, or ends in `/`.
     prefix: String,
     policy: Policy,
     checksum: Checksum,
+    conditions: Arc<Conditions>,
+    progress: Progress,
 }
 
 impl S3Store {
@@ -59,12 +70,25 @@ impl S3Store {
     /// to S3 yet.
     ///
     /// # Errors
-    /// [`Kind::Config`] if the configuration is incomplete or a file that it names cannot be read.
+    /// [`Kind::Config`] if the configuration is incomplete.
     pub async fn open(options: Options) -> Result<S3Store> {
-        let (client, endpoint) = connect::client(&options).await?;
-        let prefix = if options.prefix.is_empty() { String::new() } else { format!("{}/", options.prefix) };
-        let policy = Policy::within(options.retry_timeout);
-        Ok(S3Store { client, endpoint, bucket: options.bucket, prefix, policy, checksum: options.checksum })
+        let Connected { client, dialer, identity, endpoint } = connect::connect(&options).await?;
+        let Options { bucket, prefix, checksum, retry_timeout, strict, memory, .. } = options;
+        let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
+        let url = format!("s3://{bucket}/{prefix}");
+        let conditions = Conditions::of(&endpoint.to_string(), &url, connect::is_amazon(&endpoint), memory);
+        Ok(S3Store {
+            client,
+            dialer,
+            identity,
+            endpoint,
+            bucket,
+            prefix,
+            policy: Policy { strict, ..Policy::within(retry_timeout) },
+            checksum,
+            conditions: Arc::new(conditions),
+            progress: Progress::default(),
+        })
     }
 
     fn key(&self, key: &str) -> String {
@@ -77,42 +101,113 @@ impl S3Store {
         action: Action,
         key: &str,
         bytes: u64,
-        mut request: impl FnMut() -> F + Send,
+        policy: Policy,
+        mut request: impl FnMut(Tracked) -> F + Send,
     ) -> Result<T>
     where
-        F: Future<Output = Result<Result<T, SdkError<E>>>> + Send,
+        F: Future<Output = Result<Result<T, SdkError<E>>, Failure>> + Send,
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
         let url = self.url(key);
-        let bound = PATIENCE + Duration::from_secs(bytes / SLOWEST);
-        let mut tries = self.policy.begin();
+        let running = self.progress.begin(action.doing(&url));
+        let (mut tries, mut renewed) = (policy.begin(), false);
         loop {
-            let failure = match tokio::time::timeout(bound, request()).await {
-                Ok(Ok(Ok(output))) => return Ok(output),
-                Ok(Ok(Err(error))) => failure::classify(action, &url, error),
-                Ok(Err(error)) => Failure::Final(error),
-                Err(_) => Failure::Transient(failure::timed_out(action, &url, bound)),
+            let began = Instant::now();
+            running.enter(Phase::Credentials);
+            let failure = tokio::select! {
+                outcome = request(Tracked(running.clone())) => match outcome {
+                    Ok(Ok(output)) => return Ok(output),
+                    Ok(Err(error)) => {
+                        let renew = !renewed && failure::is_stale_session(&error) && self.identity.discard(began).await;
+                        match failure::classify(action, &url, error) {
+                            Failure::Final(error) if renew => {
+                                renewed = true;
+                                Failure::Transient(error)
+                            }
+                            failure => failure,
+                        }
+                    }
+                    Err(failure) => failure,
+                },
+                why = watch::too_long(&running, bytes, tries.left()) => {
+                    Failure::Transient(failure::given_up(action, &url, why))
+                }
             };
+            let phase = running.phase();
+            running.enter(Phase::Pausing);
             tries.again(failure).await.map_err(|error| match error.kind() {
-                Kind::Unreachable => error.detail(format!("the endpoint is {}", self.endpoint)),
+                Kind::Unreachable => error.detail(format!("the endpoint is {}, the phase: {phase}", self.endpoint)),
                 _ => error,
             })?;
+        }
+    }
+
+    /// One put, with its condition or without.
+    async fn write(&self, key: &str, write: &Write, only_new: bool, policy: Policy) -> Result<()> {
+        let body = &write.body;
+        self.send(Action::Put, key, body.size(), policy, |tracked| async {
+            let request = self
+                .client
+                .put_object()
+                .bucket(&self.bucket)
+                .key(self.key(key))
+                .content_length(body.size() as i64)
+                .set_checksum_crc32_c(write.checksum.clone())
+                .set_if_none_match(only_new.then(|| "*".to_owned()))
+                .body(stream(body).await.map_err(Failure::Final)?);
+            let request = request.customize().interceptor(write.signing.clone()).interceptor(tracked);
+            match request.send().await {
+                Ok(output) => self.believe(key, write, &output).map(Ok),
+                Err(error) => Ok(Err(error)),
+            }
+        })
+        .await
+    }
+
+    /// Is what says that it stored the object a store? Something between here and there may answer 200 to anything.
+    fn believe(&self, key: &str, write: &Write, output: &PutObjectOutput) -> Result<(), Failure> {
+        let doubt = |why: &str| Err(Failure::Transient(failure::given_up(Action::Put, &self.url(key), why)));
+        if output.e_tag().is_none_or(str::is_empty) {
+            return doubt("the answer has no ETag, as that of a store has");
+        }
+        match (output.checksum_crc32_c(), &write.checksum) {
+            (Some(theirs), Some(ours)) if theirs != ours => doubt("the store has other bytes than were sent"),
+            _ => Ok(()),
+        }
+    }
+
+    /// A create-only put to a store that ignores the condition: looks before, and reads back after. Of two writers at the
+    /// same moment the later one may win, and the earlier one may not see it any more.
+    async fn write_guarded(&self, key: &str, write: &Write) -> Result<()> {
+        match self.head(key).await {
+            Ok(_) => {
+                return Err(Error::new(Kind::AlreadyExists, format!("{} exists already", self.url(key))));
+            }
+            Err(error) if error.kind() == Kind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        self.write(key, write, false, self.policy).await?;
+        let ours = digest(write.body.clone(), blake3::Hasher::new(), hashed).await?.finalize();
+        let mut there = blake3::Hasher::new();
+        let mut download = self.get(key, None).await?;
+        while let Some(chunk) = download.next().await? {
+            there.update(&chunk);
+        }
+        match there.finalize() == ours {
+            true => Ok(()),
+            false => Err(Error::new(Kind::Conflict, format!("{} was overwritten while it was stored", self.url(key)))
+                .detail("the store ignores If-None-Match, and another content is there now")
+                .hint("Two servers may be archiving the same timeline: check which of them is the primary.")),
         }
     }
 
     /// Opens an object at an offset; `version` is the ETag that a resumed download insists on.
     async fn open_at(&self, key: &str, range: Option<Range<u64>>, version: Option<&str>) -> Result<GetObjectOutput> {
         let range = range.map(|range| format!("bytes={}-{}", range.start, range.end.saturating_sub(1)));
-        self.send(Action::Get, key, 0, || async {
-            Ok(self
-                .client
-                .get_object()
-                .bucket(&self.bucket)
-                .key(self.key(key))
-                .set_range(range.clone())
-                .set_if_match(version.map(str::to_owned))
-                .send()
-                .await)
+        self.send(Action::Get, key, 0, self.policy, |tracked| async {
+            let request = self.client.get_object().bucket(&self.bucket).key(self.key(key));
+            let request = request.set_range(range.clone()).set_if_match(version.map(str::to_owned));
+            Ok(request.customize().interceptor(tracked).send().await)
         })
         .await
     }
@@ -124,26 +219,26 @@ impl Store for S3Store {
         format!("s3://{}/{}", self.bucket, self.key(key))
     }
 
+    fn prepare(&self) {
+        self.dialer.dial_early(&self.endpoint);
+        let identity = self.identity.clone();
+        // Whoever needs them finds them, or the error: it is asked for again.
+        tokio::spawn(async move { identity.credentials().await.map(drop) });
+    }
+
+    fn progress(&self) -> Option<String> {
+        Some(format!("{}; the endpoint is {}", self.progress.describe()?, self.endpoint))
+    }
+
     async fn put(&self, key: &str, body: Body, mode: PutMode) -> Result<()> {
-        let checksum = match self.checksum {
-            Checksum::Crc32c => Some(checksum(body.clone()).await?),
-            Checksum::Off => None,
-        };
-        let signing = PayloadSigning::prepare(&body).await?;
-        self.send(Action::Put, key, body.size(), || async {
-            let request = self
-                .client
-                .put_object()
-                .bucket(&self.bucket)
-                .key(self.key(key))
-                .content_length(body.size() as i64)
-                .set_checksum_crc32_c(checksum.clone())
-                .set_if_none_match((mode == PutMode::New).then(|| "*".to_owned()))
-                .body(stream(&body).await?);
-            Ok(request.customize().interceptor(signing.clone()).send().await)
-        })
-        .await
-        .map(drop)
+        let write = Write::prepare(self, &body).await?;
+        match mode {
+            PutMode::Replace => self.write(key, &write, false, self.policy).await,
+            PutMode::New => match self.conditions.verdict(self).await {
+                Verdict::Honoured | Verdict::Undecided => self.write(key, &write, true, self.policy).await,
+                Verdict::Ignored => self.write_guarded(key, &write).await,
+            },
+        }
     }
 
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Download> {
@@ -155,14 +250,16 @@ impl Store for S3Store {
             return Err(Error::new(Kind::Corrupt, format!("{} has only {size} bytes", self.url(key)))
                 .detail(format!("the bytes {}..{} were asked for", range.start, range.end)));
         }
-        let chunks =
-            S3Chunks { store: self.clone(), key: key.to_owned(), version: output.e_tag, body: output.body, range };
+        let chunks = S3Chunks::new(self.clone(), key, range, output);
         Ok(Download::new(size, Box::new(chunks)))
     }
 
     async fn head(&self, key: &str) -> Result<ObjectInfo> {
-        let request = || async { Ok(self.client.head_object().bucket(&self.bucket).key(self.key(key)).send().await) };
-        let output = self.send(Action::Head, key, 0, request).await?;
+        let request = |tracked| async {
+            let request = self.client.head_object().bucket(&self.bucket).key(self.key(key));
+            Ok(request.customize().interceptor(tracked).send().await)
+        };
+        let output = self.send(Action::Head, key, 0, self.policy, request).await?;
         Ok(ObjectInfo {
             key: key.to_owned(),
             size: output.content_length.unwrap_or_default().max(0) as u64,
@@ -171,17 +268,19 @@ impl Store for S3Store {
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Page> {
-        let request = || async {
+        let request = |tracked| async {
             let request = self.client.list_objects_v2().bucket(&self.bucket).prefix(self.key(&query.prefix));
             Ok(request
                 .set_start_after(query.after.as_deref().map(|after| self.key(after)))
                 .set_continuation_token(query.cursor.as_ref().and_then(token))
                 .set_delimiter(query.fold.then(|| "/".to_owned()))
                 .max_keys(PAGE_SIZE as i32)
+                .customize()
+                .interceptor(tracked)
                 .send()
                 .await)
         };
-        let output = self.send(Action::List, &query.prefix, 0, request).await?;
+        let output = self.send(Action::List, &query.prefix, 0, self.policy, request).await?;
         let relative = |key: &str| key.strip_prefix(&self.prefix).map(str::to_owned);
         let objects = output.contents().iter().filter_map(|object| {
             Some(ObjectInfo {
@@ -211,9 +310,11 @@ impl Store for S3Store {
             let identifiers = batch.iter().map(|key| ObjectIdentifier::builder().key(self.key(key)).build());
             let identifiers = identifiers.collect::<Result<Vec<_>, _>>().map_err(unbuildable)?;
             let delete = Delete::builder().set_objects(Some(identifiers)).quiet(true).build().map_err(unbuildable)?;
-            let request =
-                || async { Ok(self.client.delete_objects().bucket(&self.bucket).delete(delete.clone()).send().await) };
-            let output = self.send(Action::Delete, &batch[0], 0, request).await?;
+            let request = |tracked| async {
+                let request = self.client.delete_objects().bucket(&self.bucket).delete(delete.clone());
+                Ok(request.customize().interceptor(tracked).send().await)
+            };
+            let output = self.send(Action::Delete, &batch[0], 0, self.policy, request).await?;
             refused.extend(output.errors.unwrap_or_default());
         }
         // A reply of 200 can hold a refusal for each key.
@@ -251,107 +352,4 @@ fn token(cursor: &Cursor) -> Option<String> {
 fn timestamp(time: Option<DateTime>) -> Timestamp {
     // Every store sends it; one that does not merely shows objects as very old.
     time.and_then(|time| Timestamp::from_second(time.secs()).ok()).unwrap_or(Timestamp::UNIX_EPOCH)
-}
-
-/// The body of one try.
-async fn stream(body: &Body) -> Result<ByteStream> {
-    match body {
-        Body::Memory(bytes) => Ok(ByteStream::from(bytes.clone())),
-        Body::File(file, size) => {
-            let what = || "could not read a spooled object";
-            let mut file: std::fs::File = file.try_clone().during(what)?;
-            file.seek(SeekFrom::Start(0)).during(what)?;
-            ByteStream::read_from()
-                .file(tokio::fs::File::from_std(file))
-                .length(Length::Exact(*size))
-                .buffer_size(1 << 18)
-                .build()
-                .await
-                .map_err(|error| Error::new(Kind::Local, what()).detail(error.to_string()))
-        }
-    }
-}
-
-/// The body's CRC-32C as `x-amz-checksum-crc32c` has it: four bytes, big-endian, in Base64.
-async fn checksum(body: Body) -> Result<String> {
-    let crc = digest(body, 0, crc32c::crc32c_append).await?;
-    Ok(base64::engine::general_purpose::STANDARD.encode(crc.to_be_bytes()))
-}
-
-/// Folds the body's bytes; a file is read on a thread where blocking is fine.
-async fn digest<D: Send + 'static>(body: Body, start: D, update: impl Fn(D, &[u8]) -> D + Send + 'static) -> Result<D> {
-    let file = match body {
-        Body::Memory(bytes) => return Ok(update(start, &bytes)),
-        Body::File(file, _) => file,
-    };
-    let read = move || {
-        let mut reader: &std::fs::File = &file;
-        reader.seek(SeekFrom::Start(0))?;
-        let (mut digest, mut buffer) = (start, vec![0; 1 << 18]);
-        loop {
-            match reader.read(&mut buffer)? {
-                0 => return Ok::<D, std::io::Error>(digest),
-                size => digest = update(digest, &buffer[..size]),
-            }
-        }
-    };
-    match tokio::task::spawn_blocking(read).await {
-        Ok(result) => result.during(|| "could not read a spooled object"),
-        Err(lost) => Err(Error::new(Kind::Bug, "a reading thread ended early").detail(lost.to_string())),
-    }
-}
-
-/// A download that goes on where it was cut.
-struct S3Chunks {
-    store: S3Store,
-    key: String,
-    version: Option<String>,
-    body: ByteStream,
-    /// What is still to come.
-    range: Range<u64>,
-}
-
-impl S3Chunks {
-    async fn read(&mut self) -> Result<Option<Bytes>, Failure> {
-        let url = self.store.url(&self.key);
-        let chunk = match tokio::time::timeout(PATIENCE, self.body.next()).await {
-            Ok(None) if self.range.is_empty() => return Ok(None),
-            Ok(None) => return Err(Failure::Transient(failure::cut(&url, self.range.end - self.range.start))),
-            Ok(Some(Ok(chunk))) => chunk,
-            Ok(Some(Err(error))) => {
-                let left = self.range.end - self.range.start;
-                return Err(Failure::Transient(failure::cut(&url, left).detail(error.to_string())));
-            }
-            Err(_) => return Err(Failure::Transient(failure::timed_out(Action::Get, &url, PATIENCE))),
-        };
-        if chunk.len() as u64 > self.range.end - self.range.start {
-            return Err(Failure::Final(Error::new(
-                Kind::Corrupt,
-                format!("{url} was sent with more bytes than announced"),
-            )));
-        }
-        self.range.start += chunk.len() as u64;
-        Ok(Some(chunk))
-    }
-
-    /// Asks for the rest, of the same version of the object.
-    async fn resume(&mut self) -> Result<()> {
-        let (range, version) = (self.range.clone(), self.version.clone());
-        self.body = self.store.open_at(&self.key, Some(range), version.as_deref()).await?.body;
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl Chunks for S3Chunks {
-    async fn next(&mut self) -> Result<Option<Bytes>> {
-        let mut tries = self.store.policy.begin();
-        loop {
-            match self.read().await {
-                Ok(chunk) => return Ok(chunk),
-                Err(failure) => tries.again(failure).await?,
-            }
-            self.resume().await?;
-        }
-    }
 }

@@ -82,7 +82,9 @@ pub async fn asked(archive: &Archive, request: &Request, underway: &Underway) ->
         tracing::info!(?stored, "archived \"{}\"", request.path.display());
         Ok(())
     };
-    match tokio::time::timeout(request.timeout, work).await {
+    // Not dropped before the message is made: the store says what its request was doing.
+    let mut work = std::pin::pin!(work);
+    match tokio::time::timeout(request.timeout, &mut work).await {
         Ok(result) => result.during(what),
         Err(_) => Err(took_too_long(archive, request.timeout).during(what())),
     }
@@ -99,8 +101,13 @@ pub async fn ahead(archive: &Archive, request: &Request, underway: &Underway) {
 
 fn took_too_long(archive: &Archive, timeout: Duration) -> Error {
     let store = archive.store().url("");
-    Error::new(Kind::Unreachable, format!("storing it in {store} took longer than {} s", timeout.as_secs()))
-        .hint("PostgreSQL will try again. If the connection is slow, raise --push-timeout or WALDEN_PUSH_TIMEOUT.")
+    let error =
+        Error::new(Kind::Unreachable, format!("storing it in {store} took longer than {} s", timeout.as_secs()));
+    let error = match archive.store().progress() {
+        Some(progress) => error.detail(progress),
+        None => error,
+    };
+    error.hint("PostgreSQL will try again. If the connection is slow, raise --push-timeout or WALDEN_PUSH_TIMEOUT.")
 }
 
 /// The cluster that the file belongs to, as its data directory says, if there is one.

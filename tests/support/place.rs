@@ -50,13 +50,14 @@ impl Place {
         Walden::new(directory).envs(self.env())
     }
 
-    /// The keys of all objects, in order, without the prefix.
+    /// The keys of all objects but the probe's, in order, without the prefix.
     pub fn keys(&self) -> Vec<String> {
         match self {
             Place::Directory(directory) => files_below(directory.path()),
             Place::S3(s3) => {
                 let keys = s3.keys(S3_FOLDER);
-                keys.iter().map(|key| key[S3_FOLDER.len() + 1..].to_owned()).collect()
+                let keys = keys.iter().map(|key| &key[S3_FOLDER.len() + 1..]);
+                keys.filter(|key| *key != "walden-probe.txt").map(str::to_owned).collect()
             }
         }
     }

@@ -357,8 +357,9 @@ impl Shared {
 
 /// Refuses when all of the request is in: a client that is still sending might not see an earlier answer.
 async fn refuse(request: Request<s3s::Body>, status: StatusCode, code: &str) -> Response<s3s::Body> {
+    let op = Logged::of(&request).op;
     fault::read(request).await;
-    fault::error_response(status, code)
+    fault::error_response(op, status, code)
 }
 
 impl Logged {

@@ -55,6 +55,14 @@ impl Walden {
         self
     }
 
+    /// Without these variables.
+    pub fn without(mut self, names: &[&str]) -> Walden {
+        for name in names {
+            self.command.env_remove(name);
+        }
+        self
+    }
+
     pub fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Walden {
         self.command.args(args);
         self

@@ -3,33 +3,26 @@
 use std::time::Duration;
 
 use aws_config::environment::EnvironmentVariableRegionProvider;
+use aws_config::identity::IdentityCache;
 use aws_config::imds::region::ImdsRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::ProfileFileRegionProvider;
+use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, Region};
+use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::endpoint::{DefaultResolver, Params, ResolveEndpoint};
 use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
-use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
-use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+use http::Uri;
 
+use super::dial::{CONNECT_TIMEOUT, Dialer};
+use super::http::Http;
+use super::identity::Identity;
 use crate::config::value::{Addressing, Checksum};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::storage::memory::Memory;
-
-/// How long a TCP or TLS connection may take to come up.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Where distributions keep all their root certificates in one file; reading it is much quicker than reading the
-/// directory of single ones beside it.
-const CA_BUNDLES: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
 
 /// What the user chose for an S3 store.
 #[derive(Clone, Debug)]
@@ -44,6 +37,8 @@ pub struct Options {
     pub checksum: Checksum,
     /// The budget of the retries of one request.
     pub retry_timeout: Duration,
+    /// Whether that bounds a running try, too.
+    pub strict: bool,
     /// What this machine knows of the store already.
     pub memory: Memory,
 }
@@ -53,69 +48,116 @@ pub fn endpoint() -> Option<String> {
     variable("AWS_ENDPOINT_URL_S3").or_else(|| variable("AWS_ENDPOINT_URL"))
 }
 
-/// A client that sends each request once, and plain; and whom it talks to.
-pub(super) async fn client(options: &Options) -> Result<(Client, String)> {
-    let endpoint = endpoint();
+/// A client that sends each request once, and plain, with what lies below it.
+pub(super) struct Connected {
+    pub client: Client,
+    pub dialer: Dialer,
+    pub identity: Identity,
+    /// Whom the client talks to.
+    pub endpoint: Uri,
+}
+
+/// Reads the settings of AWS and puts the client together. Sends nothing to the store.
+pub(super) async fn connect(options: &Options) -> Result<Connected> {
+    let dialer = Dialer::from_environment();
+    let http = Http::new(dialer.clone());
+    let custom = endpoint();
     let region = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
         .or_else(ProfileFileRegionProvider::new());
     // A store of one's own seldom has regions, and asking the metadata service of a cloud that is not there takes seconds.
-    let region = match endpoint.is_some() {
+    let region = match custom.is_some() {
         true => region.or_else(Region::new("us-east-1")),
-        false => region.or_else(ImdsRegionProvider::builder().build()),
+        false => {
+            let config = ProviderConfig::without_region().with_http_client(http.clone());
+            region.or_else(ImdsRegionProvider::builder().configure(&config).build())
+        }
     };
-    let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build();
+    let Some(region) = region.region().await else {
+        return Err(Error::new(Kind::Config, "the region of the bucket is not set")
+            .hint("Set AWS_REGION, or region in the profile that AWS_PROFILE names."));
+    };
+    let identity = Identity::of_environment(Some(region.clone()), http.clone(), options.memory.clone());
     let shared = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .region(region)
-        .http_client(
-            aws_smithy_http_client::Builder::new()
-                .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
-                .tls_context(tls_context()?)
-                .build_https(),
-        )
+        .http_client(http)
+        .credentials_provider(identity.clone())
+        // Its place is taken by the identity's own.
+        .identity_cache(IdentityCache::no_cache())
         .retry_config(RetryConfig::disabled())
-        .timeout_config(timeouts)
-        // Its bounds are ours: see `PATIENCE`.
+        .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build())
+        // Its bounds are ours: see `watch`.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
         .load()
         .await;
-    let Some(region) = shared.region() else {
-        return Err(Error::new(Kind::Config, "the region of the bucket is not set")
-            .hint("Set AWS_REGION, or region in the profile that AWS_PROFILE names."));
-    };
-    let endpoint = endpoint.or_else(|| shared.endpoint_url().map(str::to_owned));
+    let custom = custom.or_else(|| shared.endpoint_url().map(str::to_owned));
     let path_style = match options.addressing {
         Addressing::Path => true,
         Addressing::Virtual => false,
         // A dot in the bucket's name would not fit the wildcard of the server's certificate.
-        Addressing::Auto => endpoint.is_some() || options.bucket.contains('.'),
+        Addressing::Auto => custom.is_some() || options.bucket.contains('.'),
     };
+    let endpoint = resolve(&shared, &options.bucket, custom, path_style).await?;
     let client = Client::from_conf(aws_sdk_s3::config::Builder::from(&shared).force_path_style(path_style).build());
-    Ok((client, endpoint.unwrap_or_else(|| format!("that of Amazon S3 in {region}"))))
+    Ok(Connected { client, dialer, identity, endpoint })
 }
 
-/// The root certificates: those of `AWS_CA_BUNDLE` or `SSL_CERT_FILE` alone where one is set, else the system's.
-fn tls_context() -> Result<TlsContext> {
-    let chosen = ["AWS_CA_BUNDLE", "SSL_CERT_FILE"].into_iter().find_map(|name| Some((name, variable(name)?)));
-    let store = match chosen {
-        Some((name, path)) => {
-            let pem = std::fs::read(&path).during(|| format!("could not read the CA bundle \"{path}\""));
-            TrustStore::empty().with_pem_certificate(pem.map_err(|error| {
-                error.hint(format!("Correct {name}, or unset it to use the system's certificates."))
-            })?)
-        }
-        None => match CA_BUNDLES.iter().find_map(|path| std::fs::read(path).ok()) {
-            Some(pem) => TrustStore::empty().with_pem_certificate(pem),
-            None => TrustStore::empty().with_native_roots(true),
-        },
+/// The address that the SDK will send requests for this bucket to, by its own rules.
+async fn resolve(shared: &SdkConfig, bucket: &str, custom: Option<String>, path_style: bool) -> Result<Uri> {
+    let params = Params::builder()
+        .bucket(bucket)
+        .set_region(shared.region().map(ToString::to_string))
+        .set_endpoint(custom.clone())
+        .force_path_style(path_style)
+        .set_use_fips(shared.use_fips())
+        .set_use_dual_stack(shared.use_dual_stack())
+        .build();
+    let unusable = |cause: String| {
+        let error = Error::new(Kind::Config, "the address of the store cannot be used").detail(cause);
+        error.hint("Correct AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL (http://host:port or https://host), or AWS_REGION.")
     };
-    TlsContext::builder()
-        .with_trust_store(store)
-        .build()
-        .map_err(|error| Error::new(Kind::Config, "could not prepare TLS").detail(error.to_string()))
+    let params = params.map_err(|error| unusable(error.to_string()))?;
+    let resolver = DefaultResolver::new();
+    let endpoint = ResolveEndpoint::resolve_endpoint(&resolver, &params).await;
+    let url = endpoint.map_err(|error| unusable(error.to_string()))?.url().to_owned();
+    let uri: Uri = url.parse().map_err(|error| unusable(format!("\"{url}\": {error}")))?;
+    match (uri.scheme(), uri.authority()) {
+        (Some(scheme), Some(server)) if ["http", "https"].contains(&scheme.as_str()) => {
+            let server = Uri::builder().scheme(scheme.clone()).authority(server.clone()).path_and_query("/");
+            server.build().map_err(|error| unusable(error.to_string()))
+        }
+        _ => Err(unusable(format!("\"{url}\" is not the URL of a server"))),
+    }
 }
 
-fn variable(name: &str) -> Option<String> {
+/// Is this one of Amazon's own endpoints (AWS General Reference, "Amazon S3 endpoints and quotas")?
+pub(super) fn is_amazon(endpoint: &Uri) -> bool {
+    let host = endpoint.host().unwrap_or_default().to_ascii_lowercase();
+    [".amazonaws.com", ".amazonaws.com.cn"].iter().any(|domain| host.ends_with(domain))
+}
+
+/// A variable that is set, and not to nothing.
+pub(super) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amazons_own_endpoints_are_known_and_no_others() {
+        for (url, own) in [
+            ("https://s3.eu-central-1.amazonaws.com", true),
+            ("https://bucket.s3.eu-central-1.amazonaws.com/", true),
+            ("https://bucket.S3.cn-north-1.AMAZONAWS.com.cn", true),
+            ("https://bucket.vpce-1a2b.s3.us-east-1.vpce.amazonaws.com", true),
+            ("http://127.0.0.1:8333", false),
+            ("https://s3.amazonaws.com.example.org", false),
+            ("https://fakeamazonaws.com", false),
+        ] {
+            assert_eq!(is_amazon(&url.parse().unwrap()), own, "{url}");
+        }
+    }
 }

@@ -7,7 +7,9 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::RequestId;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use jiff::Timestamp;
 
+use super::dial::{DialError, Step};
 use crate::error::{Error, Kind};
 use crate::storage::retry::Failure;
 
@@ -22,6 +24,16 @@ pub(super) enum Action {
 }
 
 impl Action {
+    /// For [`crate::storage::progress`].
+    pub fn doing(self, url: &str) -> String {
+        match self {
+            Action::Put => format!("storing {url}"),
+            Action::Get | Action::Head => format!("reading {url}"),
+            Action::List => format!("listing {url}"),
+            Action::Delete => format!("deleting {url}"),
+        }
+    }
+
     fn failed(self, url: &str) -> String {
         match self {
             Action::Put => format!("could not store {url}"),
@@ -42,14 +54,16 @@ impl Action {
     }
 }
 
-/// No answer within `bound`.
-pub(super) fn timed_out(action: Action, url: &str, bound: Duration) -> Error {
-    Error::new(Kind::Unreachable, action.failed(url)).detail(format!("no progress within {} s", bound.as_secs()))
+/// A try was given up; `why` says for what reason.
+pub(super) fn given_up(action: Action, url: &str, why: impl Into<String>) -> Error {
+    Error::new(Kind::Unreachable, action.failed(url)).detail(why)
 }
 
-/// A download that ended before all of it had come.
-pub(super) fn cut(url: &str, missing: u64) -> Error {
-    Error::new(Kind::Unreachable, Action::Get.failed(url)).detail(format!("the download ended {missing} bytes early"))
+/// Has the session ended that the request was signed with (Amazon S3 API Reference, "Error responses")?
+pub(super) fn is_stale_session<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
+    let SdkError::ServiceError(service) = error else { return false };
+    let codes = ["ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "TokenRefreshRequired"];
+    service.err().code().is_some_and(|code| codes.contains(&code))
 }
 
 /// A service's refusal: its code and message with our kind and hint.
@@ -78,10 +92,15 @@ where
             let (code, message) = (service.err().code(), service.err().message());
             let known = code.unwrap_or(by_status(status));
             let error = refused(action, url, Some(known), message).detail(origin(service.raw()));
-            if is_transient(status, known) { Failure::Transient(error) } else { Failure::Final(error) }
+            match (is_transient(status, known), retry_after(service.raw(), Timestamp::now())) {
+                (false, _) => Failure::Final(error),
+                (true, None) => Failure::Transient(error),
+                (true, Some(asked)) => Failure::Busy(error, asked),
+            }
         }
         SdkError::ResponseError(response) => {
-            let error = Error::new(Kind::Unreachable, action.failed(url)).detail("the answer cannot be understood");
+            let why = format!("the answer cannot be understood: {}", causes(&error));
+            let error = Error::new(Kind::Unreachable, action.failed(url)).detail(why);
             Failure::Transient(error.detail(origin(response.raw())))
         }
         SdkError::TimeoutError(_) | SdkError::DispatchFailure(_) => undelivered(action, url, &error),
@@ -92,30 +111,75 @@ where
     }
 }
 
-/// The request did not reach the service.
+/// The request did not reach the service, or its answer did not reach us.
 fn undelivered(action: Action, url: &str, error: &(dyn StdError + 'static)) -> Failure {
-    let causes = causes(error);
     if let Some(credentials) = find::<CredentialsError>(error) {
-        let error = Error::new(Kind::Denied, action.failed(url)).detail(causes);
-        return match credentials {
-            CredentialsError::CredentialsNotLoaded(_) => Failure::Final(error.hint(
-                "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, in the environment of this command (for archive_command: of the server).",
-            )),
-            CredentialsError::InvalidConfiguration(_) => {
-                Failure::Final(error.hint("Check ~/.aws/config and the variables that begin with AWS_."))
-            }
-            _ => Failure::Transient(error),
-        };
+        return no_credentials(action, url, credentials);
     }
-    let error = Error::new(Kind::Unreachable, action.failed(url));
-    // rustls words every failed verification so; the connector hides its type.
-    if causes.contains("invalid peer certificate") {
-        let error = error.detail(causes);
+    // What lies around the connection's error says no more than its kind.
+    let dial = find::<DialError>(error);
+    let causes = causes(dial.map_or(error, |dial| dial));
+    // The bundle of certificates is ours, and so is the error of reading it.
+    if let Some(own) = find::<Error>(error) {
+        let error = Error::new(own.kind(), own.what()).detail(own.cause().unwrap_or_default());
+        return Failure::Final(error.hint(own.advice().unwrap_or_default()).during(action.failed(url)));
+    }
+    let untrusted = matches!(find::<rustls::Error>(error), Some(rustls::Error::InvalidCertificate(_)));
+    let error = Error::new(Kind::Unreachable, action.failed(url)).detail(causes);
+    if untrusted {
         return Failure::Final(
             error.hint("Set AWS_CA_BUNDLE to a PEM file with the certificate authority of the endpoint."),
         );
     }
-    Failure::Transient(error.detail(causes).hint("Check AWS_ENDPOINT_URL, AWS_REGION and the network."))
+    Failure::Transient(match dial.map(|dial| &dial.step) {
+        Some(Step::Proxy(_)) => error.hint("Check HTTPS_PROXY and NO_PROXY: the proxy must let this address through."),
+        Some(Step::Tls) => error.hint("Check that AWS_ENDPOINT_URL names a port that speaks TLS, or write http://."),
+        _ => error.hint("Check AWS_ENDPOINT_URL, AWS_REGION and the network."),
+    })
+}
+
+/// Nobody says who we are. A token service that refuses is not asked again: it knows us, and says no.
+fn no_credentials(action: Action, url: &str, credentials: &CredentialsError) -> Failure {
+    let causes = causes(credentials);
+    let refused = TOKEN_REFUSALS.iter().any(|code| causes.contains(code));
+    let error = Error::new(Kind::Denied, action.failed(url)).detail(causes);
+    match credentials {
+        CredentialsError::CredentialsNotLoaded(_) => Failure::Final(error.hint(
+            "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, in the environment of this command (for archive_command: of the server).",
+        )),
+        CredentialsError::InvalidConfiguration(_) => {
+            Failure::Final(error.hint("Check ~/.aws/config and the variables that begin with AWS_."))
+        }
+        _ if refused => Failure::Final(
+            error.hint("Check the role in AWS_ROLE_ARN or AWS_PROFILE, and whom its trust policy allows to assume it."),
+        ),
+        _ => Failure::Transient(error),
+    }
+}
+
+/// What a token service says when it means no (AWS STS API Reference, "Common errors" and those of AssumeRole and
+/// AssumeRoleWithWebIdentity). The SDK hides its type, and words it with the code.
+const TOKEN_REFUSALS: [&str; 10] = [
+    "AccessDenied",
+    "ExpiredToken",
+    "IDPRejectedClaim",
+    "InvalidClientTokenId",
+    "InvalidIdentityToken",
+    "MalformedPolicyDocument",
+    "NotAuthorized",
+    "RegionDisabled",
+    "SignatureDoesNotMatch",
+    "ValidationError",
+];
+
+/// When the service asks to come again: seconds, or a date (RFC 9110, 10.2.3).
+fn retry_after(response: &HttpResponse, now: Timestamp) -> Option<Duration> {
+    let text = response.headers().get("retry-after")?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
+    Duration::try_from(date.duration_since(now)).ok()
 }
 
 /// Codes that AWS documents as worth another try, and every server error
@@ -193,26 +257,25 @@ fn origin(response: &HttpResponse) -> String {
 /// The messages of an error and of what caused it, without repetitions.
 fn causes(error: &(dyn StdError + 'static)) -> String {
     let mut text = String::new();
-    let mut next = Some(error);
-    while let Some(error) = next {
+    for error in chain(error) {
         let message = error.to_string();
         if !text.contains(&message) {
             text = if text.is_empty() { message } else { format!("{text}: {message}") };
         }
-        next = error.source();
     }
     text
 }
 
 fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref::<T>() {
-            return Some(found);
-        }
-        next = error.source();
-    }
-    None
+    chain(error).find_map(|error| error.downcast_ref::<T>())
+}
+
+/// An error and what caused it. `io::Error::source` passes over the error that it wraps.
+fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |&error| match error.downcast_ref::<std::io::Error>() {
+        Some(io) => io.get_ref().map(|inner| inner as &(dyn StdError + 'static)),
+        None => error.source(),
+    })
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::config_bag::ConfigBag;
 use sha2::{Digest, Sha256};
 
-use super::digest;
+use super::body::digest;
 use crate::error::Result;
 use crate::storage::Body;
 

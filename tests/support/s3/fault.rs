@@ -133,12 +133,16 @@ impl Faults {
     }
 }
 
-/// An error answer as S3 writes it.
-pub(super) fn error_response(status: StatusCode, code: &str) -> Response<s3s::Body> {
-    let xml = format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>as the test ordered</Message>\
-         <RequestId>TEST</RequestId></Error>"
-    );
+/// An error answer as S3 writes it, or the token service.
+pub(super) fn error_response(op: Op, status: StatusCode, code: &str) -> Response<s3s::Body> {
+    let error = format!("<Code>{code}</Code><Message>as the test ordered</Message>");
+    let xml = match op {
+        Op::Assume => format!(
+            "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error><Type>Sender</Type>{error}\
+             </Error><RequestId>TEST</RequestId></ErrorResponse>"
+        ),
+        _ => format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error>{error}<RequestId>TEST</RequestId></Error>"),
+    };
     let mut response = Response::new(s3s::Body::from(xml));
     *response.status_mut() = status;
     response.headers_mut().insert(hyper::header::CONTENT_TYPE, "application/xml".parse().unwrap());

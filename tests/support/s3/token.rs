@@ -44,7 +44,7 @@ impl Issued {
 pub(super) fn answer(sessions: &Sessions, form: &Bytes) -> Response<s3s::Body> {
     let form = String::from_utf8_lossy(form);
     if !form.contains("Action=AssumeRoleWithWebIdentity") || !form.contains("WebIdentityToken=") {
-        return super::fault::error_response(StatusCode::BAD_REQUEST, "InvalidAction");
+        return super::fault::error_response(super::Op::Assume, StatusCode::BAD_REQUEST, "InvalidAction");
     }
     Response::new(s3s::Body::from(sessions.lock().unwrap().assume()))
 }

@@ -1,0 +1,89 @@
+//! Bodies of puts: sent again from their beginning, with their digests.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+
+use aws_sdk_s3::primitives::{ByteStream, Length};
+use base64::Engine;
+
+use super::S3Store;
+use super::signing::PayloadSigning;
+use crate::config::value::Checksum;
+use crate::error::{Context, Error, Kind, Result};
+use crate::storage::Body;
+
+/// A put that can be tried several times.
+pub(super) struct Write {
+    pub body: Body,
+    /// As `x-amz-checksum-crc32c` has it, if the store is to verify it.
+    pub checksum: Option<String>,
+    pub signing: PayloadSigning,
+}
+
+impl Write {
+    pub async fn prepare(store: &S3Store, body: &Body) -> Result<Write> {
+        let checksum = match store.checksum {
+            Checksum::Crc32c => Some(checksum(body.clone()).await?),
+            Checksum::Off => None,
+        };
+        Ok(Write { body: body.clone(), checksum, signing: PayloadSigning::prepare(body).await? })
+    }
+}
+
+/// For [`digest`].
+pub(super) fn hashed(mut hasher: blake3::Hasher, bytes: &[u8]) -> blake3::Hasher {
+    hasher.update(bytes);
+    hasher
+}
+
+/// The body of one try.
+pub(super) async fn stream(body: &Body) -> Result<ByteStream> {
+    match body {
+        Body::Memory(bytes) => Ok(ByteStream::from(bytes.clone())),
+        Body::File(file, size) => {
+            let what = || "could not read a spooled object";
+            let mut file: File = file.try_clone().during(what)?;
+            file.seek(SeekFrom::Start(0)).during(what)?;
+            ByteStream::read_from()
+                .file(tokio::fs::File::from_std(file))
+                .length(Length::Exact(*size))
+                .buffer_size(1 << 18)
+                .build()
+                .await
+                .map_err(|error| Error::new(Kind::Local, what()).detail(error.to_string()))
+        }
+    }
+}
+
+/// The body's CRC-32C as `x-amz-checksum-crc32c` has it: four bytes, big-endian, in Base64.
+async fn checksum(body: Body) -> Result<String> {
+    let crc = digest(body, 0, crc32c::crc32c_append).await?;
+    Ok(base64::engine::general_purpose::STANDARD.encode(crc.to_be_bytes()))
+}
+
+/// Folds the body's bytes; a file is read on a thread where blocking is fine.
+pub(super) async fn digest<D: Send + 'static>(
+    body: Body,
+    start: D,
+    update: impl Fn(D, &[u8]) -> D + Send + 'static,
+) -> Result<D> {
+    let file = match body {
+        Body::Memory(bytes) => return Ok(update(start, &bytes)),
+        Body::File(file, _) => file,
+    };
+    let read = move || {
+        let mut reader: &File = &file;
+        reader.seek(SeekFrom::Start(0))?;
+        let (mut digest, mut buffer) = (start, vec![0; 1 << 18]);
+        loop {
+            match reader.read(&mut buffer)? {
+                0 => return Ok::<D, std::io::Error>(digest),
+                size => digest = update(digest, &buffer[..size]),
+            }
+        }
+    };
+    match tokio::task::spawn_blocking(read).await {
+        Ok(result) => result.during(|| "could not read a spooled object"),
+        Err(lost) => Err(Error::new(Kind::Bug, "a reading thread ended early").detail(lost.to_string())),
+    }
+}
