@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use support::forge::Segment;
 use support::place::Place;
 use support::s3::{Fault, On, Op};
 use support::scene::{Scene, small};
@@ -83,7 +84,7 @@ fn where_nobody_listens_the_answer_is_the_same() {
 
 #[test]
 fn without_memory_the_code_is_one_that_postgresql_understands_rightly() {
-    let (scene, there, other) = scene();
+    let (scene, _, other) = scene();
     let limited = |words: &str, kib: u32| shell(&scene, &format!("ulimit -v {kib}; \"$0\" {words}"));
     // With less than this it is the system that cannot even load the program, or give it a stack.
     let least = (1..).map(|mib| mib << 10).find(|kib| limited("--version", *kib) == 0).unwrap() + 1024;
@@ -91,15 +92,18 @@ fn without_memory_the_code_is_one_that_postgresql_understands_rightly() {
 
     let push = codes(&format!("wal-push pg_wal/{other}"));
     assert!(push.iter().all(|code| (0..=125).contains(code)) && push.contains(&10), "{push:?}");
+    // Its decoder needs a window of 4 MiB, more than it takes to start the program.
+    let wide = scene.write(&Segment { size: 16 << 20, ..small(3) });
+    scene.walden(&["wal-push", "--wal-compression", "9", &format!("pg_wal/{wide}")]).run().code(0);
     let fetch = |signal: &str| {
         let signal = scene.data.path().join(signal);
         fs::write(&signal, "").unwrap();
-        let codes = codes(&format!("wal-fetch {there} pg_wal/RECOVERYXLOG --prefetch 0"));
+        let codes = codes(&format!("wal-fetch {wide} pg_wal/RECOVERYXLOG --prefetch 0"));
         fs::remove_file(signal).unwrap();
         codes
     };
     let standby = fetch("standby.signal");
-    assert!(standby.iter().all(|code| (0..=125).contains(code)) && standby.contains(&10), "{standby:?}");
+    assert!(standby.iter().all(|code| [0, 10].contains(code)) && standby.contains(&10), "{standby:?}");
     let recovery = fetch("recovery.signal");
     assert!(recovery.iter().all(|code| [0, 200].contains(code)) && recovery.contains(&200), "{recovery:?}");
 }

@@ -88,7 +88,8 @@ impl<W: Write> Decoder<W> {
 impl<W: Write> Payload<W> {
     fn new(header: Header, sink: W) -> Result<Payload<W>> {
         let limited = Limited { sink, left: header.plain_size };
-        let unusable = |error: io::Error| Error::new(Kind::Bug, "could not set up zstd").detail(error.to_string());
+        // Both fail only for want of memory.
+        let unusable = |error: io::Error| Error::new(Kind::Local, "could not set up zstd").detail(error.to_string());
         let mut plain = zstd::stream::write::Decoder::new(Digesting::new(limited)).map_err(unusable)?;
         plain.window_log_max(WINDOW_LOG_MAX).map_err(unusable)?;
         Ok(Payload { header, stored: blake3::Hasher::new(), stored_size: 0, plain })
@@ -162,6 +163,10 @@ impl<W: Write> Write for Limited<W> {
 fn failed(error: io::Error) -> Error {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<SinkFailed>()) {
         Some(SinkFailed(sink)) => Error::io("could not write the plain file", sink),
+        // The words of ZSTD_error_memory_allocation (zstd's error_private.c): its window did not fit, the object may be well.
+        None if error.to_string().contains("not enough memory") => {
+            Error::new(Kind::Local, "could not decompress").detail(error.to_string())
+        }
         None => damaged(&error.to_string()),
     }
 }
