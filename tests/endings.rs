@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use support::forge::Segment;
+use support::forge::{self, Segment};
 use support::place::Place;
 use support::s3::{Fault, On, Op};
 use support::scene::{Scene, small};
@@ -93,7 +93,9 @@ fn without_memory_the_code_is_one_that_postgresql_understands_rightly() {
     let push = codes(&format!("wal-push pg_wal/{other}"));
     assert!(push.iter().all(|code| (0..=125).contains(code)) && push.contains(&10), "{push:?}");
     // Its decoder needs a window of 4 MiB, more than it takes to start the program.
-    let wide = scene.write(&Segment { size: 16 << 20, ..small(3) });
+    let wide = Segment { size: 16 << 20, ..small(3) };
+    forge::data_directory(scene.data.path(), &wide);
+    let wide = scene.write(&wide);
     scene.walden(&["wal-push", "--wal-compression", "9", &format!("pg_wal/{wide}")]).run().code(0);
     let fetch = |signal: &str| {
         let signal = scene.data.path().join(signal);
