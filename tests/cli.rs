@@ -452,6 +452,8 @@ fn help_has_an_example_for_each_caller() {
         "wal-push",
         "wal-fetch",
         "wal-backfill",
+        "wal-show",
+        "wal-verify",
         "backup-push",
         "backup-fetch",
         "backup-list",

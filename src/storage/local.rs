@@ -26,7 +26,8 @@ const CHUNK_SIZE: u64 = 1 << 20;
 const DIRECTORY_TRIES: u32 = 10;
 
 /// How many keys of a listing are read ahead and handed on from page to page. Directories come unsorted, so each look at
-/// one reads all of it: a million files are read eight times, not once for each of a thousand pages. Some 15 MiB.
+/// one reads all of it: a million files are read eight times, not once for each of a thousand pages. Some 15 MiB, twice
+/// while the next ones are read.
 const AHEAD: usize = 128 << 10;
 
 /// A directory as a store. It need not exist before the first put.
