@@ -87,26 +87,6 @@ impl Walden {
         (Ran::of(command, &output), peak)
     }
 
-    /// Runs it to its end, and tells how much memory it had resident at its peak, in KiB.
-    pub fn run_measured(mut self) -> (Ran, u64) {
-        let command = format!("{:?}", self.command);
-        let mut child = self.command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let status = format!("/proc/{}/status", child.id());
-        let mut peak = 0;
-        while child.try_wait().unwrap().is_none() {
-            // Gone while it is a zombie.
-            let text = std::fs::read_to_string(&status).unwrap_or_default();
-            let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-            let size = line.and_then(|line| line.trim().strip_suffix(" kB")).and_then(|size| size.parse().ok());
-            peak = size.unwrap_or(peak).max(peak);
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let output = child.wait_with_output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        let (stdout, stderr) = (text(output.stdout), text(output.stderr));
-        (Ran { command, code: output.status.code(), stdout, stderr }, peak)
-    }
-
     /// Starts it and lets it run, mute; for tests that end it themselves.
     pub fn spawn(mut self) -> Child {
         self.command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
