@@ -11,61 +11,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use support::cluster::{Cluster, Postgres};
+use support::cluster::Cluster;
 use support::load::{Load, audit, open_books};
-use support::place::{Place, files_below};
+use support::place::files_below;
 use support::random::Random;
-use support::s3::{Fault, On, Op};
-use support::walden::{Ran, Walden};
-
-/// Tells the story on each version and each kind of place.
-fn each(story: impl Fn(&Postgres, &Place)) {
-    for postgres in Postgres::each() {
-        for place in Place::each() {
-            println!("-- PostgreSQL {} with {place:?}", postgres.major);
-            story(&postgres, &place);
-        }
-    }
-}
-
-fn back_up(primary: &Cluster) -> Ran {
-    primary.walden(&["backup-push", primary.data().to_str().unwrap()]).run().code(0)
-}
-
-fn complete_backups(cluster: &Cluster) -> usize {
-    let listed = cluster.walden(&["backup-list", "--json"]).run().code(0).json();
-    listed.as_array().unwrap().iter().filter(|backup| backup["state"] == "complete").count()
-}
-
-/// A cluster restored into a directory of its own, its server not started.
-fn restored(postgres: &Postgres, place: &Place, options: &[&str]) -> Cluster {
-    let cluster = Cluster::empty(postgres, place);
-    restore(&cluster, options).code(0);
-    cluster
-}
-
-fn restore(cluster: &Cluster, options: &[&str]) -> Ran {
-    let data = cluster.data();
-    cluster.walden(&[&["backup-fetch", data.to_str().unwrap()], options].concat()).run()
-}
-
-fn started(mut cluster: Cluster) -> Cluster {
-    cluster.start();
-    cluster
-}
-
-/// A copy for inspection, recovered to its end. It must not archive beside its original: its promotion would be the
-/// newest timeline there, and the next restore would follow it.
-fn recovered(cluster: Cluster) -> Cluster {
-    cluster.configure("archive_mode = off\n");
-    let cluster = started(cluster);
-    wait_for_promotion(&cluster);
-    cluster
-}
-
-fn wait_for_promotion(cluster: &Cluster) {
-    cluster.wait_until("recovery ends", |cluster| !cluster.is_in_recovery());
-}
+use support::stories::{back_up, complete_backups, each, recovered, restore, restored, started, wait_for_promotion};
+use support::walden::Walden;
 
 #[test]
 fn a_backup_taken_under_load_restores_whole_with_every_archived_row_and_feeds_a_standby() {
@@ -260,39 +211,6 @@ fn shell(directory: &Path, script: &str) {
     let output = Command::new("bash").args(["-eu", "-o", "pipefail", "-c", script]).current_dir(directory).output();
     let output = output.unwrap();
     assert!(output.status.success(), "{script}\n{}", String::from_utf8_lossy(&output.stderr));
-}
-
-#[test]
-fn an_outage_never_ends_a_recovery_early_and_never_shoots_a_standby_down() {
-    for postgres in Postgres::each() {
-        let place = Place::s3();
-        let Place::S3(s3) = &place else { unreachable!() };
-        let primary = Cluster::primary(&postgres, &place);
-        primary.sql("CREATE TABLE marks (mark int)");
-        back_up(&primary);
-        for mark in 1..=6 {
-            primary.sql(&format!("INSERT INTO marks VALUES ({mark})"));
-            primary.archive_all();
-        }
-        let mut copy = restored(&postgres, &place, &[]);
-        let standby = restored(&postgres, &place, &["--standby"]);
-        let segments = place.keys().into_iter().filter(|key| key.contains("/wal/00000001/0000") && key.len() < 80);
-        let lost = segments.collect::<Vec<_>>()[4].clone();
-
-        s3.fail_always(On::op(Op::Get).key(&lost), Fault::Status(403, "AccessDenied"));
-        let code = copy.run_to_its_end();
-        assert_eq!(code, Some(1), "{}", copy.log());
-        let standby = started(standby);
-        std::thread::sleep(Duration::from_secs(2));
-        assert!(standby.is_in_recovery());
-        assert_ne!(standby.value("SELECT count(*) FROM marks"), "6");
-
-        s3.heal();
-        copy.start();
-        wait_for_promotion(&copy);
-        assert_eq!(copy.value("SELECT count(*) FROM marks"), "6");
-        standby.wait_until("the standby catches up", |standby| standby.value("SELECT count(*) FROM marks") == "6");
-    }
 }
 
 #[test]

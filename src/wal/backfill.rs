@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::archive::Archive;
-use crate::error::{Context, Kind, Result};
+use crate::error::{Context, Kind, Recovery, Result};
 use crate::layout::{self, Key};
 use crate::observe::{Event, Observer};
 use crate::postgres::control::SystemId;
 use crate::postgres::datadir;
 use crate::storage::{ListQuery, list_all};
 use crate::wal::push::send::{self, Batch};
-use crate::wal::segment::WalFile;
-use crate::wal::timeline::Timeline;
+use crate::wal::segment::{SegmentName, SegmentSize, WalFile};
+use crate::wal::timeline::{History, Timeline};
 
 /// What was found and done.
 #[derive(Debug, Default)]
@@ -38,9 +38,14 @@ pub struct Backfilled {
 /// that did.
 pub async fn backfill(archive: &Archive, data_directory: &Path, observer: &Arc<dyn Observer>) -> Result<Backfilled> {
     let what = || format!("could not archive what \"{}\" has", data_directory.display());
-    let system = datadir::read_control(data_directory).during(what)?.0.system_id;
+    let control = datadir::read_control(data_directory).during(what)?.0;
+    let system = control.system_id;
     let directory = data_directory.join("pg_wal");
-    let Sorted { complete, mut passed_over } = sort(&names(&directory)?, &names(&directory.join("archive_status"))?);
+    let wal = names(&directory)?;
+    let left = ancestry(data_directory, &wal).during(what)?;
+    let is_left =
+        |segment| left.as_ref().is_some_and(|history| lies_before_the_switch(segment, history, control.segment_size));
+    let Sorted { complete, mut passed_over } = sort(&wal, &names(&directory.join("archive_status"))?, is_left);
     passed_over.sort();
     let there = there(archive, system, &complete, observer).await.during(what)?;
     let missing: Vec<WalFile> = complete.iter().filter(|file| !there.contains(file)).copied().collect();
@@ -68,16 +73,40 @@ struct Sorted {
     passed_over: Vec<WalFile>,
 }
 
+/// The timelines that the server has left, and where; `None` if there are none, and in a recovery, which may not have come
+/// to the end of the older ones.
+fn ancestry(data_directory: &Path, wal: &[String]) -> Result<Option<History>> {
+    let newest = wal.iter().filter_map(|name| match WalFile::parse(name)? {
+        WalFile::History(timeline) => Some(timeline),
+        _ => None,
+    });
+    let Some(newest) = newest.max().filter(|_| datadir::recovery_mode(data_directory) == Recovery::None) else {
+        return Ok(None);
+    };
+    let path = data_directory.join("pg_wal").join(WalFile::History(newest).to_string());
+    let text = std::fs::read_to_string(&path).during(|| format!("could not read \"{}\"", path.display()))?;
+    History::parse(newest, &text).map(Some)
+}
+
+/// Whether all of the segment lies on a timeline that was left behind it.
+fn lies_before_the_switch(segment: SegmentName, history: &History, size: SegmentSize) -> bool {
+    let Some(Some(end)) = history.end_of(segment.timeline) else { return false };
+    segment.start(size).is_some_and(|start| start.0 + size.bytes() <= end.0)
+}
+
 /// Which files are complete: histories, partial segments and backup histories are written at once, and of a segment the
 /// server says so by a status, whichever it is (`XLogArchiveNotify`, `XLogArchiveForceDone` in
-/// src/backend/access/transam/xlogarchive.c). Segments kept for later use have no status.
-fn sort(wal: &[String], status: &[String]) -> Sorted {
+/// src/backend/access/transam/xlogarchive.c). Segments kept for later use have no status. Neither has the last one of a
+/// timeline that was left exactly at its end: the receiver of WAL would have given it one with the next segment, and the
+/// promotion makes a partial one only of what is not full (`CleanupAfterArchiveRecovery` in xlog.c).
+fn sort(wal: &[String], status: &[String], is_left: impl Fn(SegmentName) -> bool) -> Sorted {
     let told: BTreeSet<&str> =
         status.iter().filter_map(|name| name.strip_suffix(".ready").or(name.strip_suffix(".done"))).collect();
-    let (complete, passed_over): (Vec<WalFile>, Vec<WalFile>) = wal
-        .iter()
-        .filter_map(|name| WalFile::parse(name))
-        .partition(|file| !matches!(file, WalFile::Segment(_)) || told.contains(file.to_string().as_str()));
+    let (complete, passed_over): (Vec<WalFile>, Vec<WalFile>) =
+        wal.iter().filter_map(|name| WalFile::parse(name)).partition(|file| match file {
+            WalFile::Segment(segment) => told.contains(file.to_string().as_str()) || is_left(*segment),
+            _ => true,
+        });
     Sorted { complete: complete.into_iter().collect(), passed_over }
 }
 
@@ -164,9 +193,21 @@ mod tests {
             ".walden",
         ];
         let status = ["000000010000000000000001.done", "000000010000000000000002.ready", "00000002.history.ready"];
-        let sorted = sort(&strings(&wal), &strings(&status));
+        let sorted = sort(&strings(&wal), &strings(&status), |_| false);
         let parsed = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect::<BTreeSet<WalFile>>();
         assert_eq!(sorted.complete, parsed(&[wal[0], wal[1], wal[3], wal[4], wal[5]]));
         assert_eq!(sorted.passed_over, ["000000010000000000000003".parse().unwrap()]);
+    }
+
+    #[test]
+    fn a_segment_without_a_status_is_complete_if_its_timeline_was_left_behind_it() {
+        let history = History::parse(Timeline(3), "1\t0/3000000\tx\n2\t0/3800000\tx\n").unwrap();
+        let is_left =
+            |name: &str| lies_before_the_switch(SegmentName::parse(name).unwrap(), &history, SegmentSize::DEFAULT);
+        assert!(is_left("000000010000000000000002"), "it ends where timeline 1 was left");
+        assert!(!is_left("000000010000000000000003"));
+        assert!(!is_left("000000020000000000000003"), "timeline 2 was left in the midst of it");
+        assert!(!is_left("000000030000000000000002"), "the server is there");
+        assert!(!is_left("000000040000000000000002"), "the server was never there");
     }
 }

@@ -18,6 +18,9 @@ use super::walden::{Ran, Walden, program};
 /// The longest wait for anything that a server is to do.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Names the socket, which lies in each cluster's own directory; nothing listens on TCP.
+const PORT: u16 = 5432;
+
 /// The programs of one major version.
 #[derive(Clone, Debug)]
 pub struct Postgres {
@@ -43,7 +46,8 @@ impl Postgres {
         Postgres { major, home }
     }
 
-    fn tool(&self, name: &str) -> PathBuf {
+    /// The path of a program, whether or not this installation has it.
+    pub fn tool(&self, name: &str) -> PathBuf {
         self.home.join("bin").join(name)
     }
 }
@@ -75,15 +79,48 @@ impl Cluster {
 
     /// A running primary that archives into `place`.
     pub fn primary(postgres: &Postgres, place: &Place) -> Cluster {
-        let mut cluster = Cluster::empty(postgres, place);
-        cluster.program("initdb", &["-k", "-A", "trust", "-U", "postgres", "--no-sync", "-D", "data"]);
-        cluster.configure(&format!(
-            "archive_mode = on\narchive_command = '{} wal-push %p'\nmax_wal_size = 200MB\nshared_buffers = 32MB\n\
-             wal_retrieve_retry_interval = 200ms\nautovacuum_naptime = 5s\n",
-            cluster.walden.display()
-        ));
+        let mut cluster = Cluster::initialized(postgres, place, &[]);
         cluster.start();
         cluster
+    }
+
+    /// The same, not started, and with more options for initdb.
+    pub fn initialized(postgres: &Postgres, place: &Place, options: &[&str]) -> Cluster {
+        let cluster = Cluster::empty(postgres, place);
+        let initdb = ["-k", "-A", "trust", "-U", "postgres", "--no-sync", "-D", "data"];
+        cluster.program("initdb", &[&initdb, options].concat());
+        cluster.configure(&format!(
+            "archive_mode = on\narchive_command = '{}'\nmax_wal_size = 200MB\nshared_buffers = 32MB\n\
+             wal_retrieve_retry_interval = 200ms\nautovacuum_naptime = 5s\n",
+            cluster.archive_command()
+        ));
+        cluster
+    }
+
+    /// The walden that the servers' user can run.
+    pub fn program_path(&self) -> &Path {
+        &self.walden
+    }
+
+    /// What archives.
+    pub fn archive_command(&self) -> String {
+        format!("{} wal-push %p", self.walden.display())
+    }
+
+    /// What fetches, where no restore has written one.
+    pub fn restore_command(&self) -> String {
+        format!("{} wal-fetch %f \"%p\"", self.walden.display())
+    }
+
+    /// Another setting for walden, and for the servers that call it.
+    pub fn env(mut self, name: &str, value: &str) -> Cluster {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The programs that it runs.
+    pub fn postgres(&self) -> &Postgres {
+        &self.postgres
     }
 
     pub fn data(&self) -> PathBuf {
@@ -197,17 +234,7 @@ impl Cluster {
     }
 
     pub fn try_sql(&self, sql: &str) -> Result<Vec<Vec<String>>, tokio_postgres::Error> {
-        self.runtime.block_on(async {
-            let client = connect(&self.socket()).await?;
-            let messages = client.simple_query(sql).await?;
-            let row = |message| match message {
-                SimpleQueryMessage::Row(row) => {
-                    Some((0..row.len()).map(|column| row.get(column).unwrap_or_default().to_owned()).collect())
-                }
-                _ => None,
-            };
-            Ok(messages.into_iter().filter_map(row).collect())
-        })
+        self.runtime.block_on(ask(&self.socket(), PORT, sql))
     }
 
     /// The first column of the first row.
@@ -236,6 +263,10 @@ impl Cluster {
 
     pub fn promote(&self) {
         self.sql("SELECT pg_promote()");
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.server.as_mut().is_some_and(|server| server.try_wait().unwrap().is_none())
     }
 
     /// Every index and every heap page agree with each other.
@@ -272,16 +303,10 @@ impl Cluster {
     }
 
     /// Runs one of PostgreSQL's programs to its successful end.
-    fn program(&self, name: &str, args: &[&str]) {
+    pub fn program(&self, name: &str, args: &[&str]) -> Ran {
         let mut command = self.command(&self.postgres.tool(name));
         let output = command.args(args).output().unwrap();
-        let ran = Ran {
-            command: format!("{command:?}"),
-            code: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).into(),
-            stderr: String::from_utf8_lossy(&output.stderr).into(),
-        };
-        ran.code(0);
+        Ran::of(format!("{command:?}"), &output).code(0)
     }
 
     fn command(&self, program: &Path) -> Command {
@@ -314,10 +339,32 @@ impl Drop for Cluster {
     }
 }
 
+/// Runs SQL on the server with this socket: rows as text, NULL as an empty one.
+pub fn query(socket: &Path, port: u16, sql: &str) -> Result<Vec<Vec<String>>, tokio_postgres::Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(ask(socket, port, sql))
+}
+
+async fn ask(socket: &Path, port: u16, sql: &str) -> Result<Vec<Vec<String>>, tokio_postgres::Error> {
+    let client = connect_to(socket, port).await?;
+    let messages = client.simple_query(sql).await?;
+    let row = |message| match message {
+        SimpleQueryMessage::Row(row) => {
+            Some((0..row.len()).map(|column| row.get(column).unwrap_or_default().to_owned()).collect())
+        }
+        _ => None,
+    };
+    Ok(messages.into_iter().filter_map(row).collect())
+}
+
 /// A connection through the socket in this directory.
 pub async fn connect(socket: &Path) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+    connect_to(socket, PORT).await
+}
+
+async fn connect_to(socket: &Path, port: u16) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
     let mut config = tokio_postgres::Config::new();
-    config.host_path(socket).user("postgres").dbname("postgres").connect_timeout(Duration::from_secs(10));
+    config.host_path(socket).port(port).user("postgres").dbname("postgres").connect_timeout(Duration::from_secs(10));
     let (client, connection) = config.connect(tokio_postgres::NoTls).await?;
     tokio::spawn(connection);
     Ok(client)

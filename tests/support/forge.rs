@@ -1,6 +1,8 @@
 //! Forged files of PostgreSQL, so that most tests need no server. Written from PostgreSQL's own headers and not with
 //! Walden's code, which would then be its own witness.
 
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use super::random::Random;
@@ -19,6 +21,9 @@ pub const SYSTEM_ID: u64 = 7_710_427_967_336_607_753;
 
 const PAGE: usize = 8192;
 
+/// Larger segments repeat themselves after so many bytes. No compressor here looks back that far, and forging is quick.
+const VARIED: u64 = 8 << 20;
+
 /// A WAL segment: true page headers over content that compresses about as WAL does.
 #[derive(Clone, Debug)]
 pub struct Segment {
@@ -32,11 +37,13 @@ pub struct Segment {
     pub system_id: u64,
     /// Other seed, other content.
     pub seed: u64,
+    /// Content that does not compress at all.
+    pub dense: bool,
 }
 
 impl Default for Segment {
     fn default() -> Segment {
-        Segment { version: 15, size: 16 << 20, timeline: 1, number: 1, system_id: SYSTEM_ID, seed: 1 }
+        Segment { version: 15, size: 16 << 20, timeline: 1, number: 1, system_id: SYSTEM_ID, seed: 1, dense: false }
     }
 }
 
@@ -48,23 +55,39 @@ impl Segment {
     }
 
     pub fn bytes(&self) -> Vec<u8> {
-        let mut random = Random::from_seed(self.seed);
         let mut bytes = Vec::with_capacity(self.size as usize);
-        while bytes.len() < self.size as usize {
-            self.page_header(&mut bytes);
-            let end = bytes.len().next_multiple_of(PAGE);
-            while bytes.len() < end {
-                let room = end - bytes.len();
-                bytes.extend_from_slice(&record(&mut random)[..room.min(32)]);
+        self.write_to(&mut bytes).unwrap();
+        bytes
+    }
+
+    fn write_to(&self, sink: &mut impl Write) -> std::io::Result<()> {
+        let varied = self.records(self.size.min(VARIED) as usize);
+        for offset in (0..self.size).step_by(PAGE) {
+            let header = self.page_header(offset);
+            sink.write_all(&header)?;
+            let at = (offset % VARIED) as usize;
+            sink.write_all(&varied[at + header.len()..at + PAGE])?;
+        }
+        Ok(())
+    }
+
+    /// So many bytes of something between page headers.
+    fn records(&self, size: usize) -> Vec<u8> {
+        let mut random = Random::from_seed(self.seed);
+        let mut bytes = Vec::with_capacity(size);
+        while bytes.len() < size {
+            match self.dense {
+                true => bytes.extend(random.next().to_le_bytes()),
+                false => bytes.extend(record(&mut random)),
             }
         }
         bytes
     }
 
     /// `XLogPageHeaderData`, and on the first page `XLogLongPageHeaderData` (src/include/access/xlog_internal.h).
-    fn page_header(&self, bytes: &mut Vec<u8>) {
-        let offset = bytes.len() as u64;
+    fn page_header(&self, offset: u64) -> Vec<u8> {
         let (_, magic, ..) = version(self.version);
+        let mut bytes = Vec::with_capacity(40);
         bytes.extend(magic.to_le_bytes());
         bytes.extend(if offset == 0 { 2u16 } else { 0 }.to_le_bytes());
         bytes.extend(self.timeline.to_le_bytes());
@@ -75,12 +98,14 @@ impl Segment {
             bytes.extend((self.size as u32).to_le_bytes());
             bytes.extend((PAGE as u32).to_le_bytes());
         }
+        bytes
     }
 
     /// Writes the file where a server would, below the data directory, and returns its path.
     pub fn write(&self, data_directory: &Path) -> PathBuf {
         let path = data_directory.join("pg_wal").join(self.name());
-        std::fs::write(&path, self.bytes()).unwrap();
+        let mut file = BufWriter::with_capacity(1 << 20, File::create(&path).unwrap());
+        self.write_to(&mut file).and_then(|()| file.flush()).unwrap();
         path
     }
 }

@@ -4,13 +4,17 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test they are assertions")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the test runner shows it where a test fails")]
 
+pub mod archiver;
 pub mod cluster;
 pub mod forge;
+pub mod front;
 pub mod load;
 pub mod place;
 pub mod random;
 pub mod s3;
 pub mod scene;
+pub mod small_disk;
+pub mod stories;
 pub mod tls;
 pub mod user;
 pub mod walden;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::front::Front;
 use super::s3::{BUCKET, S3};
 use super::user::scratch_directory;
 use super::walden::Walden;
@@ -10,6 +11,8 @@ use super::walden::Walden;
 pub enum Place {
     Directory(tempfile::TempDir),
     S3(S3),
+    /// An S3 with a scripted network before it.
+    Fronted(S3, Front),
 }
 
 const S3_FOLDER: &str = "some/where";
@@ -23,24 +26,50 @@ impl Place {
         Place::S3(S3::start())
     }
 
-    /// One of each kind.
+    pub fn fronted() -> Place {
+        let s3 = S3::start();
+        let front = Front::start(s3.address());
+        Place::Fronted(s3, front)
+    }
+
+    /// The two that every story is told on.
     pub fn each() -> [Place; 2] {
         [Place::directory(), Place::s3()]
+    }
+
+    /// The service, where there is one.
+    pub fn service(&self) -> &S3 {
+        match self {
+            Place::S3(s3) | Place::Fronted(s3, _) => s3,
+            Place::Directory(_) => panic!("a directory has no service"),
+        }
+    }
+
+    /// The network before the service.
+    pub fn front(&self) -> &Front {
+        match self {
+            Place::Fronted(_, front) => front,
+            _ => panic!("this place has no front"),
+        }
     }
 
     /// The setting `prefix`.
     pub fn prefix(&self) -> String {
         match self {
             Place::Directory(directory) => format!("file://{}", directory.path().display()),
-            Place::S3(_) => format!("s3://{BUCKET}/{S3_FOLDER}"),
+            Place::S3(_) | Place::Fronted(..) => format!("s3://{BUCKET}/{S3_FOLDER}"),
         }
     }
 
     /// All settings that walden needs to find the place.
     pub fn env(&self) -> Vec<(&'static str, String)> {
         let mut env = vec![("WALDEN_PREFIX", self.prefix())];
-        if let Place::S3(s3) = self {
+        if let Place::S3(s3) | Place::Fronted(s3, _) = self {
             env.extend(s3.env());
+        }
+        if let Place::Fronted(_, front) = self {
+            // The later one counts.
+            env.push(("AWS_ENDPOINT_URL", front.endpoint()));
         }
         env
     }
@@ -54,7 +83,7 @@ impl Place {
     pub fn keys(&self) -> Vec<String> {
         match self {
             Place::Directory(directory) => files_below(directory.path()),
-            Place::S3(s3) => {
+            Place::S3(s3) | Place::Fronted(s3, _) => {
                 let keys = s3.keys(S3_FOLDER);
                 let keys = keys.iter().map(|key| &key[S3_FOLDER.len() + 1..]);
                 keys.filter(|key| *key != "walden-probe.txt").map(str::to_owned).collect()
@@ -65,7 +94,7 @@ impl Place {
     pub fn get(&self, key: &str) -> Option<Vec<u8>> {
         match self {
             Place::Directory(directory) => std::fs::read(directory.path().join(key)).ok(),
-            Place::S3(s3) => s3.get(&format!("{S3_FOLDER}/{key}")),
+            Place::S3(s3) | Place::Fronted(s3, _) => s3.get(&format!("{S3_FOLDER}/{key}")),
         }
     }
 
@@ -76,7 +105,7 @@ impl Place {
                 std::fs::create_dir_all(path.parent().unwrap()).unwrap();
                 std::fs::write(path, bytes).unwrap();
             }
-            Place::S3(s3) => s3.put(&format!("{S3_FOLDER}/{key}"), bytes.to_vec()),
+            Place::S3(s3) | Place::Fronted(s3, _) => s3.put(&format!("{S3_FOLDER}/{key}"), bytes.to_vec()),
         }
     }
 
@@ -90,7 +119,7 @@ impl Place {
     pub fn remove(&self, key: &str) {
         match self {
             Place::Directory(directory) => std::fs::remove_file(directory.path().join(key)).unwrap(),
-            Place::S3(s3) => s3.remove(&format!("{S3_FOLDER}/{key}")),
+            Place::S3(s3) | Place::Fronted(s3, _) => s3.remove(&format!("{S3_FOLDER}/{key}")),
         }
     }
 }

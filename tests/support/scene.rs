@@ -1,23 +1,30 @@
-//! The stage of most tests of the command line: forged files in a data directory, and an archive.
+//! The stage of most tests of the command line: forged files in a data directory without a server, and the archive that
+//! it pushes to and fetches from.
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use super::forge::{self, SYSTEM_ID, Segment};
 use super::place::Place;
 use super::s3::S3;
 use super::walden::{Ran, Walden};
 
-/// A data directory without a server, and the archive that it pushes to and fetches from.
 pub struct Scene {
     pub place: Place,
     pub data: tempfile::TempDir,
 }
 
 impl Scene {
+    /// With the small segments of [`small`].
     pub fn new(place: Place) -> Scene {
+        Scene::of(place, &small(1))
+    }
+
+    /// With segments like this one.
+    pub fn of(place: Place, segment: &Segment) -> Scene {
         let data = tempfile::tempdir().unwrap();
-        forge::data_directory(data.path(), &small(1));
+        forge::data_directory(data.path(), segment);
         Scene { place, data }
     }
 
@@ -31,10 +38,7 @@ impl Scene {
     }
 
     pub fn s3(&self) -> &S3 {
-        match &self.place {
-            Place::S3(s3) => s3,
-            Place::Directory(_) => panic!("not a scene on S3"),
-        }
+        self.place.service()
     }
 
     /// As PostgreSQL calls it: in the data directory.
@@ -50,6 +54,7 @@ impl Scene {
         self.walden(&["wal-fetch", name, "pg_wal/RECOVERYXLOG"]).run()
     }
 
+    /// A file below `pg_wal`.
     pub fn wal(&self, name: &str) -> PathBuf {
         self.data.path().join("pg_wal").join(name)
     }
@@ -69,6 +74,40 @@ impl Scene {
 
     pub fn key(&self, name: &str) -> String {
         format!("{SYSTEM_ID}/wal/{}/{name}", &name[..8])
+    }
+
+    /// What the archive has under this name, opened with zstd alone, as anybody can: Walden is not its own witness.
+    pub fn archived(&self, name: &str) -> Option<Vec<u8>> {
+        let object = self.place.get(&self.key(name))?;
+        Some(zstd::decode_all(&object[..]).unwrap_or_else(|error| panic!("{name} in the archive: {error}")))
+    }
+
+    /// The names of all WAL files that the archive lists. What a killed process leaves in a directory has no such name.
+    pub fn archived_names(&self) -> Vec<String> {
+        let keys = self.place.keys().into_iter().filter(|key| key.contains("/wal/"));
+        let names = keys.map(|key| key.rsplit('/').next().unwrap().to_owned());
+        names.filter(|name| !name.starts_with(".walden-staged-")).collect()
+    }
+
+    /// Waits for what works on in the background, such as fetching ahead.
+    pub fn wait_until_nothing_runs(&self) {
+        let began = Instant::now();
+        while !self.left_running().is_empty() {
+            assert!(began.elapsed() < Duration::from_secs(60), "a process is left over");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The processes that a walden of this scene has left running: they bear its home directory.
+    pub fn left_running(&self) -> Vec<rustix::process::Pid> {
+        let home = format!("HOME={}", self.data.path().display());
+        let pid = |entry: fs::DirEntry| {
+            let environment = fs::read(entry.path().join("environ")).ok()?;
+            let ours = environment.split(|byte| *byte == 0).any(|variable| variable == home.as_bytes());
+            let pid = entry.file_name().to_str()?.parse().ok().filter(|_| ours)?;
+            rustix::process::Pid::from_raw(pid)
+        };
+        fs::read_dir("/proc").unwrap().filter_map(|entry| pid(entry.ok()?)).collect()
     }
 }
 

@@ -2,8 +2,10 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::Pid;
 
 use super::user::User;
 
@@ -72,38 +74,38 @@ impl Walden {
     pub fn run(self) -> Ran {
         let command = format!("{:?}", self.command);
         let output = assert_cmd::Command::from_std(self.command).timeout(DEADLINE).output().unwrap();
-        Ran {
-            command,
-            code: output.status.code(),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
+        Ran::of(command, &output)
     }
 
-    /// Runs it to its end, and tells how much memory it had resident at its peak, in KiB.
+    /// Runs it to its end and watches how much memory it takes: the peak of what was resident, in bytes, as the kernel
+    /// counts it (`VmHWM` in proc(5)), looked at every millisecond. A peak in the last millisecond goes unseen; what a
+    /// process needs for its work it has long before.
     pub fn run_measured(mut self) -> (Ran, u64) {
         let command = format!("{:?}", self.command);
         let mut child = self.command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let status = format!("/proc/{}/status", child.id());
+        let (pid, began) = (Pid::from_child(&child), Instant::now());
         let mut peak = 0;
         while child.try_wait().unwrap().is_none() {
-            // Gone while it is a zombie.
-            let text = std::fs::read_to_string(&status).unwrap_or_default();
-            let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-            let size = line.and_then(|line| line.trim().strip_suffix(" kB")).and_then(|size| size.parse().ok());
-            peak = size.unwrap_or(peak).max(peak);
-            std::thread::sleep(Duration::from_millis(5));
+            peak = peak_of(pid).unwrap_or(peak);
+            assert!(began.elapsed() < DEADLINE, "{command} hangs");
+            std::thread::sleep(Duration::from_millis(1));
         }
         let output = child.wait_with_output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        let (stdout, stderr) = (text(output.stdout), text(output.stderr));
-        (Ran { command, code: output.status.code(), stdout, stderr }, peak)
+        assert!(peak > 0, "{command} was too quick to be measured");
+        (Ran::of(command, &output), peak)
     }
 
     /// Starts it and lets it run, mute; for tests that end it themselves.
     pub fn spawn(mut self) -> Child {
         self.command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
+}
+
+/// The most memory that a process has had resident so far, in bytes; `None` if it has ended.
+pub fn peak_of(process: Pid) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.as_raw_nonzero())).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().unwrap() << 10)
 }
 
 /// A walden that has come to its end. Every failed assertion prints all of it.
@@ -117,6 +119,11 @@ pub struct Ran {
 }
 
 impl Ran {
+    pub fn of(command: String, output: &Output) -> Ran {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ran { command, code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    }
+
     #[track_caller]
     pub fn code(self, expected: i32) -> Ran {
         assert_eq!(self.code, Some(expected), "exit code\n{self}");
