@@ -247,7 +247,13 @@ impl State {
 
 /// The segments to begin with, in order: the next ones that are neither there nor on their way. Behind one that is not in
 /// the archive there is nothing to be had; it alone is asked for again.
-fn next(last: u64, window: u64, there: &BTreeSet<u64>, running: &BTreeSet<u64>, not_there: Option<(u64, bool)>) -> Vec<u64> {
+fn next(
+    last: u64,
+    window: u64,
+    there: &BTreeSet<u64>,
+    running: &BTreeSet<u64>,
+    not_there: Option<(u64, bool)>,
+) -> Vec<u64> {
     (last + 1..=last + window)
         .take_while(|number| not_there.is_none_or(|(first, again)| *number < first + u64::from(again)))
         .filter(|number| !there.contains(number) && !running.contains(number))
