@@ -18,6 +18,7 @@ use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 use base64::prelude::{BASE64_STANDARD, Engine};
 
 use support::s3::{ACCESS_KEY, BUCKET, Fault, On, Op, REGION, S3, SECRET_KEY};
+use support::sdk::PlainHttp;
 
 fn config(s3: &S3, secret: &str) -> aws_sdk_s3::config::Builder {
     aws_sdk_s3::Config::builder()
@@ -27,6 +28,7 @@ fn config(s3: &S3, secret: &str) -> aws_sdk_s3::config::Builder {
         .region(Region::new(REGION))
         .credentials_provider(Credentials::new(ACCESS_KEY, secret, None, None, "the test"))
         .retry_config(RetryConfig::disabled())
+        .http_client(PlainHttp::default())
 }
 
 fn client(s3: &S3) -> Client {

@@ -135,8 +135,6 @@ fn wal_push(path: PathBuf, settings: &Settings, environment: &Environment) -> Re
             return answered;
         }
         let archive = wal_archive(settings).await?;
-        // Both come up while the file is compressed.
-        archive.store().prepare();
         push::push(&archive, &request).await
     })
 }

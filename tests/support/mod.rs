@@ -13,6 +13,7 @@ pub mod place;
 pub mod random;
 pub mod s3;
 pub mod scene;
+pub mod sdk;
 pub mod small_disk;
 pub mod stories;
 pub mod tls;
