@@ -1,6 +1,6 @@
 //! From a plain file to an object.
 
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Cursor, Read, Seek, SeekFrom, Write};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use tempfile::{SpooledData, SpooledTempFile};
@@ -39,7 +39,7 @@ pub fn encode(source: impl Read + Send, size: u64, file: Description, level: i32
     };
     // The header comes first but is known last: its place is kept with the longest numbers that it can have.
     let place = header::build(&header, None)?;
-    let mut object = SpooledTempFile::new(SPOOL_THRESHOLD);
+    let mut object = Object::with_room_for(place.len(), size);
     object.write_all(&place).during(spooling)?;
 
     let plain =
@@ -52,11 +52,58 @@ pub fn encode(source: impl Read + Send, size: u64, file: Description, level: i32
     object.seek(SeekFrom::Start(0)).during(spooling)?;
     object.write_all(&header::build(&header, Some(place.len()))?).during(spooling)?;
     let total = place.len() as u64 + header.stored_size;
-    let body = match object.into_inner() {
-        SpooledData::InMemory(cursor) => Body::Memory(cursor.into_inner().into()),
-        SpooledData::OnDisk(file) => Body::File(file.into(), total),
-    };
-    Ok((header, body))
+    Ok((header, object.into_body(total)))
+}
+
+/// An object in the making.
+enum Object {
+    /// It fits into memory whatever becomes of it. The room is taken at once: growing would copy it, and leave holes in
+    /// the heap of a process that makes many.
+    Memory(Cursor<Vec<u8>>),
+    Spooled(SpooledTempFile),
+}
+
+impl Object {
+    fn with_room_for(header: usize, plain_size: u64) -> Object {
+        let frames = plain_size.div_ceil(FRAME_SIZE as u64).max(1);
+        let longest = frames.saturating_mul(zstd::zstd_safe::compress_bound(FRAME_SIZE) as u64) + header as u64;
+        match usize::try_from(longest) {
+            Ok(longest) if longest <= SPOOL_THRESHOLD => Object::Memory(Cursor::new(Vec::with_capacity(longest))),
+            _ => Object::Spooled(SpooledTempFile::new(SPOOL_THRESHOLD)),
+        }
+    }
+
+    fn into_body(self, size: u64) -> Body {
+        match self {
+            Object::Memory(cursor) => Body::Memory(cursor.into_inner().into()),
+            Object::Spooled(object) => match object.into_inner() {
+                SpooledData::InMemory(cursor) => Body::Memory(cursor.into_inner().into()),
+                SpooledData::OnDisk(file) => Body::File(file.into(), size),
+            },
+        }
+    }
+}
+
+impl Write for Object {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Object::Memory(object) => object.write(bytes),
+            Object::Spooled(object) => object.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Seek for Object {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        match self {
+            Object::Memory(object) => object.seek(to),
+            Object::Spooled(object) => object.seek(to),
+        }
+    }
 }
 
 /// Compresses the whole file into `payload`, and returns its digest.

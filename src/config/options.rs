@@ -167,7 +167,8 @@ pub static PUSH_TIMEOUT: Setting<Duration> = Setting::new(Row {
     value: Some("DURATION"),
     bounds: Some(["1s", "1h"]),
     default: Some("60s"),
-    doc: "How long wal-push may take for one file, retries included, before PostgreSQL is told that it failed",
+    doc: "How long wal-push may take for one file, retries included, before PostgreSQL is told that it failed; for each \
+          16 MiB of a larger segment",
     ..Row::SETTING
 });
 

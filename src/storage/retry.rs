@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+use crate::wal::segment::SegmentSize;
 
 /// How long to go on, and how long to wait in between: exponential back-off with full jitter
 /// (AWS Architecture Blog, "Exponential Backoff And Jitter").
@@ -39,6 +40,16 @@ impl Policy {
     /// One try, which may take so long.
     pub fn once(bound: Duration) -> Policy {
         Policy { strict: true, most_tries: 1, ..Policy::within(bound) }
+    }
+
+    /// The same for a request that carries so many bytes: a budget that bounds the running try is meant for what fits into
+    /// an ordinary segment, and grows with what is larger.
+    pub fn carrying(self, bytes: u64) -> Policy {
+        let segments = u32::try_from(bytes.div_ceil(SegmentSize::DEFAULT.bytes())).unwrap_or(u32::MAX).max(1);
+        match self.strict {
+            true => Policy { budget: self.budget.saturating_mul(segments), ..self },
+            false => self,
+        }
     }
 
     /// The pause before the next try, after `tries` failed ones and `elapsed` time, or `None` to give up. `random` lies

@@ -110,7 +110,7 @@ impl S3Store {
     {
         let url = self.url(key);
         let running = self.progress.begin(action.doing(&url));
-        let (mut tries, mut renewed) = (policy.begin(), false);
+        let (mut tries, mut renewed) = (policy.carrying(bytes).begin(), false);
         loop {
             let began = Instant::now();
             running.enter(Phase::Credentials);

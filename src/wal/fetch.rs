@@ -50,8 +50,7 @@ impl Job {
         let Some(directory) = directory else { return Ok(Job { request, control: None, ahead: None }) };
         let what = || format!("could not fetch \"{}\"", request.file);
         let control = datadir::read_control(&directory).during(what)?.0;
-        let ahead =
-            Ahead::during_recovery(&directory, control.clone(), &request.spool, &request.address, request.prefetch);
+        let ahead = Ahead::during_recovery(&directory, control, &request.spool, &request.address, request.prefetch);
         Ok(Job { request, control: Some(control), ahead })
     }
 

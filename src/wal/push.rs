@@ -19,7 +19,7 @@ use crate::layout::Key;
 use crate::postgres::control::SystemId;
 use crate::postgres::datadir;
 use crate::wal::header::{self, LONG_HEADER_SIZE, LongHeader};
-use crate::wal::segment::WalFile;
+use crate::wal::segment::{SegmentSize, WalFile};
 use crate::wal::spool::{Mark, Spool};
 
 /// What is to be archived, and what may be done on that occasion.
@@ -36,7 +36,7 @@ pub struct Request {
     pub spool: Spool,
     /// How many other files that wait may be archived after the asked one.
     pub ahead: usize,
-    /// How long the asked file may take.
+    /// How long the asked file may take, for each 16 MiB of it.
     pub timeout: Duration,
 }
 
@@ -86,9 +86,10 @@ pub async fn asked(archive: &Archive, request: &Request, underway: &Underway) ->
     };
     // Not dropped before the message is made: the store says what its request was doing.
     let mut work = std::pin::pin!(work);
-    match tokio::time::timeout(request.timeout, &mut work).await {
+    let longest = longest(request);
+    match tokio::time::timeout(longest, &mut work).await {
         Ok(result) => result.during(what),
-        Err(_) => Err(took_too_long(archive, request.timeout).during(what())),
+        Err(_) => Err(took_too_long(archive, longest).during(what())),
     }
 }
 
@@ -99,6 +100,13 @@ pub async fn ahead(archive: &Archive, request: &Request, underway: &Underway) {
         Ok(cluster) => ahead::push(archive, request, cluster, underway).await,
         Err(error) => tracing::info!("nothing is archived ahead: {error}"),
     }
+}
+
+/// The timeout is meant for segments of the usual size; larger ones get as much more.
+fn longest(request: &Request) -> Duration {
+    let size = std::fs::metadata(&request.path).map_or(0, |metadata| metadata.len());
+    let segments = u32::try_from(size.div_ceil(SegmentSize::DEFAULT.bytes())).unwrap_or(u32::MAX);
+    request.timeout.saturating_mul(segments.max(1))
 }
 
 fn took_too_long(archive: &Archive, timeout: Duration) -> Error {

@@ -17,9 +17,9 @@ use crate::wal::spool::Mark;
 /// Requests to the store at once.
 const AT_ONCE: usize = 16;
 
-/// Bytes of objects on their way to the store, together; one more is being made meanwhile. With segments of 16 MiB that do
-/// not compress at all this is one at a time, and the process stays below its promise (docs/limits.md).
-const BYTES_AT_ONCE: usize = 16 << 20;
+/// Bytes of objects that are being made or are on their way to the store, together. With segments of 16 MiB that do not
+/// compress at all this is one at a time, and the process stays below its promise (docs/limits.md).
+const BYTES_AT_ONCE: u64 = 16 << 20;
 
 /// Which files, in the order in which to begin with them.
 pub(crate) struct Batch {
@@ -76,21 +76,35 @@ struct Made {
 
 /// Makes the objects, one after the other, until nobody takes them any more.
 async fn make_all(archive: &Archive, batch: Batch, jobs: mpsc::Sender<Job>) {
-    let bytes = Arc::new(Semaphore::new(BYTES_AT_ONCE));
+    let bytes = Arc::new(Semaphore::new(BYTES_AT_ONCE as usize));
+    // Nothing is known of the first one; the others are like the one before.
+    let mut expected = BYTES_AT_ONCE;
     for &file in &batch.files {
-        let made = make(archive, &batch, file, &bytes).await;
+        let made = make(archive, &batch, file, &bytes, expected).await;
+        if let Ok(made) = &made {
+            expected = made.encoded.size().saturating_mul(2);
+        }
         if jobs.send(Job { file, made }).await.is_err() {
             break;
         }
     }
 }
 
-async fn make(archive: &Archive, batch: &Batch, file: WalFile, bytes: &Arc<Semaphore>) -> Result<Made> {
+async fn make(archive: &Archive, batch: &Batch, file: WalFile, bytes: &Arc<Semaphore>, expected: u64) -> Result<Made> {
     let source = Source::open(&batch.directory.join(file.to_string()), batch.cluster)?;
     let mark = Mark::of(&source.metadata, &batch.address);
+    let mut share = acquire(bytes, expected.min(source.size)).await?;
     let encoded = archive.encode(source.content, source.size, source.description).await?;
-    let share = encoded.size().min(BYTES_AT_ONCE as u64) as u32;
-    let share = bytes.clone().acquire_many_owned(share).await;
-    let _bytes = share.map_err(|error| Error::new(Kind::Bug, "a semaphore was closed").detail(error.to_string()))?;
-    Ok(Made { key: source.key, mark, encoded, _bytes })
+    let (taken, needed) = (share.num_permits(), encoded.size().min(BYTES_AT_ONCE) as usize);
+    if needed > taken {
+        share.merge(acquire(bytes, (needed - taken) as u64).await?);
+    } else {
+        drop(share.split(taken - needed));
+    }
+    Ok(Made { key: source.key, mark, encoded, _bytes: share })
+}
+
+async fn acquire(bytes: &Arc<Semaphore>, count: u64) -> Result<OwnedSemaphorePermit> {
+    let share = bytes.clone().acquire_many_owned(count.min(BYTES_AT_ONCE) as u32).await;
+    share.map_err(|error| Error::new(Kind::Bug, "a semaphore was closed").detail(error.to_string()))
 }
