@@ -6,7 +6,7 @@
 mod support;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -254,7 +254,7 @@ fn fetched_ahead(scene: &Scene) -> Vec<String> {
     files.into_iter().filter(|name| name.len() == 24 && !name.contains('.')).collect()
 }
 
-fn files_in(directory: &PathBuf) -> Vec<String> {
+fn files_in(directory: &Path) -> Vec<String> {
     if !directory.exists() {
         return Vec::new();
     }

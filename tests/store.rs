@@ -461,7 +461,7 @@ fn a_store_that_accepts_and_never_answers_is_given_up_with_the_endpoint_and_the_
         scene.s3().heal();
     }
     // A listener that accepts, or does not even do that.
-    let mute = listen(|stream| std::mem::forget(stream));
+    let mute = listen(std::mem::forget);
     let push = |endpoint: String| {
         let push = scene.pushing(&segment(9)).env("AWS_ENDPOINT_URL", endpoint).env("WALDEN_RETRY_TIMEOUT", "2s");
         push.run().code(5)

@@ -75,7 +75,12 @@ impl Object {
 
     fn into_body(self, size: u64) -> Body {
         match self {
-            Object::Memory(cursor) => Body::Memory(cursor.into_inner().into()),
+            Object::Memory(cursor) => {
+                let mut object = cursor.into_inner();
+                // The room that was not needed goes back to the system, and all of it does when the object is sent.
+                object.shrink_to_fit();
+                Body::Memory(object.into())
+            }
             Object::Spooled(object) => match object.into_inner() {
                 SpooledData::InMemory(cursor) => Body::Memory(cursor.into_inner().into()),
                 SpooledData::OnDisk(file) => Body::File(file.into(), size),
