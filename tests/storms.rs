@@ -190,17 +190,17 @@ impl Lane {
             45..60 => Script::down(When::Bytes(0), Accident::Reset),
             60..75 => Script::down(inside, Accident::Cut),
             75..85 => Script::down(When::AnswerEnds, Accident::Cut),
-            85..99 => Script::round_trip(Duration::from_millis(self.random.below(50))),
-            // This costs as much time as Walden has patience.
-            _ => Script::up(inside, Accident::Stall),
+            85..98 => Script::round_trip(Duration::from_millis(self.random.below(50))),
+            // These cost as much time as Walden has patience.
+            98 => Script::up(inside, Accident::Stall),
+            _ => Script::down(inside, Accident::Trickle(Duration::from_millis(500))),
         }
     }
 
     fn service(&mut self) -> Fault {
         // Refusals too: they are final for a call, but not for the next one.
         let refusals = [Fault::Status(403, "AccessDenied"), Fault::Status(412, "PreconditionFailed")];
-        let mut faults = [Fault::each(Duration::from_millis(200)), refusals.to_vec()].concat();
-        faults.retain(|fault| !matches!(fault, Fault::Trickle(_) | Fault::OkThenClose));
+        let faults = [Fault::each(Duration::from_millis(200)), refusals.to_vec()].concat();
         self.random.pick(&faults).clone()
     }
 
