@@ -49,7 +49,10 @@ pub async fn run(archive: &Archive, ahead: &Ahead) -> Result<()> {
     let _ = rustix::process::setsid();
     let Some(lock) = lock(ahead)? else { return Ok(()) };
     sweep_others(ahead);
-    serve(archive, ahead).await;
+    let mut downloads = JoinSet::new();
+    serve(archive, ahead, &mut downloads).await;
+    // One that still ran would write into the directory that is being removed.
+    downloads.shutdown().await;
     ahead.spool.remove_fetched();
     drop(lock);
     Ok(())
@@ -108,7 +111,7 @@ struct State {
     last_change: Instant,
 }
 
-async fn serve(archive: &Archive, ahead: &Ahead) {
+async fn serve(archive: &Archive, ahead: &Ahead, downloads: &mut JoinSet<(u64, Result<()>)>) {
     let mut state = State {
         wanted: None,
         window: FIRST_WINDOW.min(ahead.window),
@@ -117,7 +120,6 @@ async fn serve(archive: &Archive, ahead: &Ahead) {
         not_there: None,
         last_change: Instant::now(),
     };
-    let mut downloads = JoinSet::new();
     let server = datadir::running_server(&ahead.data_directory).ok().flatten();
     let mut checked = Instant::now();
     loop {
@@ -128,7 +130,7 @@ async fn serve(archive: &Archive, ahead: &Ahead) {
             state.take_notice(wanted, ahead);
         }
         let present = state.tidy(ahead);
-        state.start_downloads(archive, ahead, &present, &mut downloads);
+        state.start_downloads(archive, ahead, &present, downloads);
         let quiet_for = state.last_change.elapsed();
         let nothing_kept = present.is_empty() && downloads.is_empty();
         if quiet_for > ABANDONED || (quiet_for > IDLE && (nothing_kept || server.is_none())) {
