@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::fs::FlockOperation;
 use rustix::process::{Pid, Signal, kill_process};
 use support::forge::{self, Segment};
 use support::place::{Place, files_below};
@@ -429,7 +430,10 @@ fn the_process_that_fetches_ahead_holds_nothing_of_its_caller_and_can_be_killed_
                 assert_eq!(fs::read_link(format!("/proc/{process}/fd/{name}")).unwrap(), PathBuf::from("/dev/null"));
             }
             kill_process(Pid::from_raw(process.cast_signed()).unwrap(), Signal::KILL).unwrap();
-            wait_until("it is gone", || prefetchers(&scene).is_empty());
+            // A process lets go of its files after it has gone from sight.
+            let lock = fs::File::create(scene.wal(".walden/fetched/lock")).unwrap();
+            wait_until("it is gone", || rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared).is_ok());
+            drop(lock);
             fetch_and_check(&scene, segment);
         }
         // What a killed process left is cleared away by the next one.
