@@ -183,15 +183,12 @@ mod tests {
     use crate::storage::Body;
     use proptest::prelude::*;
 
+    fn description() -> Description {
+        Description { name: "x".into(), system_id: SystemId(7), timeline: None, segment_size: None, postgres: None }
+    }
+
     fn object(plain: &[u8]) -> Vec<u8> {
-        let file = Description {
-            name: "x".into(),
-            system_id: SystemId(7),
-            timeline: None,
-            segment_size: None,
-            postgres: None,
-        };
-        match encode(plain, plain.len() as u64, file, 1).unwrap().1 {
+        match encode(plain, plain.len() as u64, description(), 1).unwrap().1 {
             Body::Memory(bytes) => bytes.to_vec(),
             Body::File(..) => panic!("small objects stay in memory"),
         }
@@ -260,14 +257,7 @@ mod tests {
     #[test]
     fn a_file_that_changes_while_it_is_read_is_not_stored() {
         for size in [9, 11] {
-            let file = Description {
-                name: "x".into(),
-                system_id: SystemId(7),
-                timeline: None,
-                segment_size: None,
-                postgres: None,
-            };
-            assert_eq!(encode(&[1u8; 10][..], size, file, 1).unwrap_err().kind(), Kind::Local);
+            assert_eq!(encode(&[1u8; 10][..], size, description(), 1).unwrap_err().kind(), Kind::Local);
         }
     }
 }
