@@ -1,7 +1,7 @@
 //! Settings: what they are, where they come from and what they mean.
 //!
 //! [`options`] is the table of everything that can be set and [`row`] what a row of it is, [`value`] how each type of
-//! value is written, [`target`] the words for what a restore shall reach; [`sources`] reads flags, variables and the
+//! value is written, [`role`] a role to assume, [`target`] the words for what a restore shall reach; [`sources`] reads flags, variables and the
 //! file, [`reference`](mod@reference) writes the documentation. Here are the outcome, [`Settings`], and the archive's
 //! [`Location`].
 //!
@@ -18,6 +18,7 @@ use crate::error::{Error, Kind, Result};
 
 pub mod options;
 pub mod reference;
+pub mod role;
 pub mod row;
 pub mod sources;
 pub mod target;
@@ -100,7 +101,12 @@ impl Settings {
 
     /// The value as it was written; the first one of a repeatable row.
     pub fn text(&self, row: &Row) -> Option<&str> {
-        self.given.get(row.name).and_then(|given| given.texts.first()).map(String::as_str).or(row.default)
+        self.texts(row).next().or(row.default)
+    }
+
+    /// What was given for this row, as it was written; nothing if nothing was.
+    pub fn texts(&self, row: &Row) -> impl Iterator<Item = &str> {
+        self.given.get(row.name).into_iter().flat_map(|given| &given.texts).map(String::as_str)
     }
 }
 

@@ -36,6 +36,9 @@ pub const MAX_PARTS: u32 = 1_000_000;
 /// What [`Key::Probe`] holds, always and in every archive.
 pub const PROBE: &[u8] = b"walden put this here to see whether the store honours If-None-Match. It may be deleted.\n";
 
+/// What [`Key::Doctor`] holds.
+pub const DOCTOR: &[u8] = b"walden doctor put this here to see what it may do. It may be deleted.\n";
+
 /// An object below the prefix.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Key {
@@ -43,6 +46,8 @@ pub enum Key {
     Marker,
     /// `walden-probe.txt`: put twice to see whether the store overwrites. It holds [`PROBE`].
     Probe,
+    /// `walden-doctor.txt`: stored, read and deleted by an examination of the store. It holds [`DOCTOR`].
+    Doctor,
     /// A WAL file as PostgreSQL names it.
     Wal(SystemId, WalFile),
     /// One part of one volume of a base backup.
@@ -67,6 +72,7 @@ impl fmt::Display for Key {
         match self {
             Key::Marker => f.write_str("walden.json"),
             Key::Probe => f.write_str("walden-probe.txt"),
+            Key::Doctor => f.write_str("walden-doctor.txt"),
             Key::Wal(system, file @ WalFile::History(_)) => write!(f, "{system}/wal/{file}"),
             Key::Wal(system, file) => write!(f, "{system}/wal/{}/{file}", file.timeline()),
             Key::Part(system, id, PartName { volume, part }) => write!(f, "{system}/backup/{id}/v{volume}/{part:06}"),
@@ -84,6 +90,7 @@ impl Key {
         let key = match words.as_slice() {
             ["walden.json"] => Key::Marker,
             ["walden-probe.txt"] => Key::Probe,
+            ["walden-doctor.txt"] => Key::Doctor,
             [id, "wal", name] => Key::Wal(system(id)?, WalFile::parse(name)?),
             [id, "wal", _, name] => Key::Wal(system(id)?, WalFile::parse(name)?),
             [id, "backup", backup, "files"] => Key::Files(system(id)?, BackupId::parse(backup)?),

@@ -22,6 +22,7 @@ pub mod cli;
 pub mod codec;
 pub mod config;
 pub mod daemon;
+pub mod doctor;
 pub mod durable;
 pub mod error;
 pub mod layout;

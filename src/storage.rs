@@ -12,11 +12,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 
+use self::examination::Finding;
 use self::memory::Memory;
 use crate::config::Location;
+use crate::config::role::AssumedRole;
 use crate::config::value::{Addressing, Checksum};
 use crate::error::{Error, Kind, Result};
 
+pub mod examination;
 pub mod local;
 pub mod memory;
 pub mod progress;
@@ -40,6 +43,10 @@ pub trait Store: Send + Sync + Debug {
     fn progress(&self) -> Option<String> {
         None
     }
+
+    /// Finds out what can be done here by doing it, with an object of its own ([`crate::layout::Key::Doctor`]), which is
+    /// deleted again where that is allowed. Takes seconds; a failure is a finding.
+    async fn examine(&self) -> Vec<Finding>;
 
     /// Stores `body` under `key`. When it returns `Ok` the object is complete, checked where the store can check it,
     /// and durable. Before that it is not visible at all, whatever happens to this process.
@@ -91,6 +98,8 @@ pub struct Options {
     pub addressing: Addressing,
     /// S3: what the store is to verify on arrival.
     pub checksum: Checksum,
+    /// S3: the roles to assume, each from the one before it, the first one from what the environment has.
+    pub roles: Vec<AssumedRole>,
     /// S3: what this machine knows of the store already.
     pub memory: Memory,
 }
@@ -112,8 +121,9 @@ pub async fn open(options: Options) -> Result<Arc<dyn Store>> {
     match options.location {
         Location::Directory(path) => Ok(Arc::new(local::LocalStore::new(path))),
         Location::Bucket { name, prefix } => {
-            let Options { retry_timeout, strict, addressing, checksum, memory, .. } = options;
-            let options = s3::Options { bucket: name, prefix, addressing, checksum, retry_timeout, strict, memory };
+            let Options { retry_timeout, strict, addressing, checksum, roles, memory, .. } = options;
+            let options =
+                s3::Options { bucket: name, prefix, addressing, checksum, retry_timeout, strict, roles, memory };
             Ok(Arc::new(s3::S3Store::open(options).await?))
         }
     }

@@ -52,6 +52,7 @@ async fn part(name: &str) -> Part {
         strict: false,
         addressing: Addressing::Auto,
         checksum: Checksum::Crc32c,
+        roles: Vec::new(),
         memory: Memory::at(Some(cache.path().join("memory"))),
     };
     Part { store: storage::open(options).await.unwrap(), _directory: directory, _cache: cache }

@@ -85,6 +85,8 @@ pub enum Verb {
     WalShow,
     /// Verify that recoveries find their WAL.
     WalVerify,
+    /// Find out what may be done in the store.
+    Doctor,
     /// Show the settings.
     Config,
 }
@@ -271,6 +273,7 @@ fn verb(name: VerbName, matches: &ArgMatches, settings: &Settings) -> Result<Ver
         VerbName::Daemon => Verb::Daemon { pgdata: required(matches, help::PGDATA, PathBuf::read)? },
         VerbName::WalShow => Verb::WalShow,
         VerbName::WalVerify => Verb::WalVerify,
+        VerbName::Doctor => Verb::Doctor,
         VerbName::Config => Verb::Config,
     })
 }
@@ -380,6 +383,7 @@ mod tests {
             ("daemon /pg".to_owned(), Verb::Daemon { pgdata: "/pg".into() }),
             ("wal-show --json".to_owned(), Verb::WalShow),
             ("wal-verify --deep --workers 4".to_owned(), Verb::WalVerify),
+            ("doctor --json".to_owned(), Verb::Doctor),
             ("config".to_owned(), Verb::Config),
         ] {
             assert_eq!(run(&line).unwrap().verb, verb, "{line}");
@@ -420,7 +424,7 @@ mod tests {
                     VerbName::WalFetch => &["00000002.history", "x"],
                     VerbName::BackupShow => &["LATEST"],
                     VerbName::BackupPush | VerbName::BackupList | VerbName::Config => &[],
-                    VerbName::WalShow | VerbName::WalVerify => &[],
+                    VerbName::WalShow | VerbName::WalVerify | VerbName::Doctor => &[],
                 };
                 let takes = row.verbs.contains(&verb);
                 let target = if takes { target(row) } else { "" };

@@ -49,10 +49,11 @@ fn lines(settings: &Settings, environment: &Environment) -> impl Iterator<Item =
 }
 
 fn own(row: &Row, settings: &Settings) -> Line {
-    let value = settings.text(row).map(|text| if row.secret { MASK } else { text });
+    let all = settings.texts(row).collect::<Vec<_>>().join(" ");
+    let value = Some(all).filter(|all| !all.is_empty()).or(row.default.map(str::to_owned));
     Line {
         name: row.name.to_owned(),
-        value: value.map(str::to_owned),
+        value: value.map(|value| if row.secret { MASK.to_owned() } else { value }),
         origin: settings.origin(row).map(|origin| origin.to_string()),
     }
 }

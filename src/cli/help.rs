@@ -47,7 +47,7 @@ pub(super) fn positionals(verb: VerbName) -> &'static [Positional] {
         VerbName::Daemon => {
             &[Positional { name: PGDATA, required: true, doc: "The data directory of the cluster to serve" }]
         }
-        VerbName::BackupList | VerbName::WalShow | VerbName::WalVerify | VerbName::Config => &[],
+        VerbName::BackupList | VerbName::WalShow | VerbName::WalVerify | VerbName::Doctor | VerbName::Config => &[],
     }
 }
 
@@ -64,6 +64,7 @@ pub(super) fn summary(verb: VerbName) -> &'static str {
         VerbName::Daemon => "Help wal-push with connections that are ready: for a store that is far away",
         VerbName::WalShow => "Show which WAL is in the archive, timeline by timeline",
         VerbName::WalVerify => "Verify that every backup finds the WAL to recover from it",
+        VerbName::Doctor => "Find out who we are to the store, and what may be done there",
         VerbName::Config => "Show all settings, and where each of them comes from",
     }
 }
@@ -153,6 +154,14 @@ Reading everything; if it is interrupted, the same command goes on where it was:
 
 Status 7 means damage, 9 a gap, 1 that there is no backup."
         }
+        VerbName::Doctor => {
+            "\
+As the user who runs archive_command or restore_command, with the same settings:
+  sudo -u postgres walden --envdir /etc/walden.d doctor
+
+It stores, reads and deletes one small object, walden-doctor.txt, as far as it may. What is not allowed is told, and
+is no failure: a primary needs s3:PutObject alone, a standby s3:GetObject and s3:ListBucket."
+        }
         VerbName::Config => {
             "\
 What archive_command would use:
@@ -183,6 +192,7 @@ Exit status:
 
 Begin with:
   walden config
+  walden doctor
   walden wal-push --help",
         codes.join("\n")
     )

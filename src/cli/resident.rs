@@ -75,7 +75,8 @@ fn fingerprint(settings: &Settings, environment: &Environment) -> String {
     let decisive = |name: &str| !["pgdata", "log-level", "log-format"].contains(&name);
     let rows = TABLE.iter().filter(|row| row.role == Role::Setting && row.verbs.contains(&VerbName::WalPush));
     for row in rows.filter(|row| decisive(row.name)) {
-        add(row.name, settings.text(row).unwrap_or_default());
+        // Of those that are not given the default decides, which belongs to the version.
+        settings.texts(row).for_each(|text| add(row.name, text));
     }
     for (name, value) in environment.iter().filter(|(name, _)| name.starts_with("AWS_") || FOREIGN.contains(name)) {
         add(name, value);

@@ -18,11 +18,14 @@ pub(super) fn build(settings: &Settings, environment: &Environment) -> Result<St
     }
     for row in TABLE.iter().filter(|row| row.verbs.contains(&VerbName::WalFetch) && !row.secret) {
         let given = settings.origin(row).is_some_and(|origin| origin != Origin::Default);
-        let text = settings.text(row).filter(|_| given && row.name != ENVDIR.row.name);
         // The data directory of the restored cluster is another one.
-        let Some(text) = text.filter(|_| row.name != "pgdata") else { continue };
-        let text = if row.role == Role::Source { absolute(text)? } else { text.to_owned() };
-        words.push(format!("--{} {}", row.name, quoted(&text)));
+        if !given || row.name == ENVDIR.row.name || row.name == "pgdata" {
+            continue;
+        }
+        for text in settings.texts(row) {
+            let text = if row.role == Role::Source { absolute(text)? } else { text.to_owned() };
+            words.push(format!("--{} {}", row.name, quoted(&text)));
+        }
     }
     words.push(format!("{} %f \"%p\"", VerbName::WalFetch));
     Ok(words.join(" "))

@@ -7,15 +7,17 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use super::arguments::{BackupFetch, Invocation, Verb};
-use super::{backups, config, looking, message, resident, restore_command, wal};
+use super::{backups, config, doctor, looking, message, resident, restore_command, wal};
 use crate::archive::Archive;
 use crate::backup::catalogue;
 use crate::backup::push as backup_push;
 use crate::config::options;
+use crate::config::role::AssumedRole;
 use crate::config::row::Setting;
 use crate::config::sources::Environment;
 use crate::config::target::{Goal, Selection};
 use crate::config::{Location, Settings};
+use crate::doctor as diagnosis;
 use crate::error::{Context, Error, Kind, Result};
 use crate::observe::{self, Observer};
 use crate::postgres::client::Client;
@@ -104,6 +106,12 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             let json = settings.get(&options::JSON)?;
             message::print(&if json { looking::verified_json(&reports) } else { looking::verified_text(&reports) });
             verify::judge(&reports)
+        }),
+        Verb::Doctor => on_one_thread(async {
+            let findings = diagnosis::examine(&wal_archive(&settings).await?).await;
+            let json = settings.get(&options::JSON)?;
+            message::print(&if json { doctor::json(&findings) } else { doctor::text(&findings) });
+            diagnosis::judge(&findings)
         }),
         Verb::Config => {
             let json = settings.get(&options::JSON)?;
@@ -239,11 +247,26 @@ async fn open_archive(settings: &Settings, level_setting: &Setting<u32>, strict:
         strict,
         addressing: settings.get(&options::S3_ADDRESSING)?,
         checksum: settings.get(&options::S3_CHECKSUM)?,
+        roles: roles(settings)?,
         memory: memory.clone(),
     })
     .await?;
     let archive = Archive::new(store, level(settings, level_setting)?);
     Ok(if remembers { archive.remembering(memory, address) } else { archive })
+}
+
+/// The chain, with the external id wherever a role names none of its own.
+fn roles(settings: &Settings) -> Result<Vec<AssumedRole>> {
+    let external_id = settings.find(&options::EXTERNAL_ID)?;
+    let mut roles = settings.all(&options::ASSUME_ROLE)?;
+    for role in &mut roles {
+        role.external_id = role.external_id.take().or_else(|| external_id.clone());
+    }
+    match external_id.is_some() && roles.is_empty() {
+        true => Err(Error::new(Kind::Config, "an external id is set, but no role to assume")
+            .hint("Set WALDEN_ASSUME_ROLE to the role's ARN, or unset WALDEN_EXTERNAL_ID.")),
+        false => Ok(roles),
+    }
 }
 
 fn level(settings: &Settings, setting: &Setting<u32>) -> Result<i32> {

@@ -11,8 +11,9 @@ use jiff::Timestamp;
 
 use crate::config::Location;
 use crate::config::row::VerbName::{
-    BackupFetch, BackupList, BackupPush, BackupShow, Config, Daemon, WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
+    BackupFetch, BackupList, BackupPush, BackupShow, Config, Daemon, Doctor, WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
 };
+use crate::config::role::{AssumedRole, ExternalId};
 use crate::config::row::{Alias, Row, Setting};
 use crate::config::target::{Action, RestorePoint, TablespaceMapping, TargetTimeline};
 use crate::config::value::{Addressing, Checksum, LogFormat, LogLevel, OnError, Value};
@@ -36,6 +37,8 @@ pub static TABLE: &[&Row] = &[
     &PREFETCH.row,
     &SPOOL_DIR.row,
     &ON_ERROR.row,
+    &ASSUME_ROLE.row,
+    &EXTERNAL_ID.row,
     &S3_ADDRESSING.row,
     &S3_CHECKSUM.row,
     &CACHE_DIR.row,
@@ -217,6 +220,27 @@ pub static ON_ERROR: Setting<OnError> = Setting::new(Row {
     ..Row::SETTING
 });
 
+/// The roles that are assumed, one from the other.
+pub static ASSUME_ROLE: Setting<AssumedRole> = Setting::new(Row {
+    name: "assume-role",
+    value: Some("ROLE"),
+    example: Some("arn:aws:iam::111111111111:role/wal-reader"),
+    repeatable: true,
+    doc: "The role to assume with the credentials of the environment, by its ARN, with external-id, session-name, \
+          duration, tag:KEY, region and endpoint after it where they are needed: ARN;duration=15m;tag:team=db. Can be \
+          given several times: each role assumes the next",
+    ..Row::SETTING
+});
+
+/// The external id of roles that name none.
+pub static EXTERNAL_ID: Setting<ExternalId> = Setting::new(Row {
+    name: "external-id",
+    value: Some("ID"),
+    example: Some("walden-7d1f"),
+    doc: "The external id that the owner of the role gave you, for each role that has none of its own",
+    ..Row::SETTING
+});
+
 /// How a bucket is named in a request.
 pub static S3_ADDRESSING: Setting<Addressing> = Setting::new(Row {
     name: "s3-addressing",
@@ -292,7 +316,7 @@ pub static ENVDIR: Setting<PathBuf> = Setting::new(Row {
 /// Print JSON instead of tables.
 pub static JSON: Setting<bool> = Setting::new(Row {
     name: "json",
-    verbs: &[WalBackfill, BackupPush, BackupFetch, BackupList, BackupShow, WalShow, WalVerify, Config],
+    verbs: &[WalBackfill, BackupPush, BackupFetch, BackupList, BackupShow, WalShow, WalVerify, Doctor, Config],
     default: Some("false"),
     doc: "Print JSON",
     ..Row::ARGUMENT

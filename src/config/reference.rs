@@ -61,7 +61,8 @@ hand has no use for is fine: one environment serves all verbs.
 `walden config` prints every setting, its value, and where that comes from.
 
 A size is a whole number with `KiB`, `MiB` or `GiB`, or of bytes; a duration is a number with `ms`, `s`, `m`, `h` or `d`,
-or several of them (`1h30m`).";
+or several of them (`1h30m`). A setting that can be given several times is a flag for each value, several values with
+blanks between them in the variable, and an array of strings in the file.";
 
 const FOREIGN: &str = "\
 ## What belongs to the AWS SDK and to libpq

@@ -35,17 +35,19 @@ pub enum VerbName {
     WalShow,
     /// `wal-verify`.
     WalVerify,
+    /// `doctor`.
+    Doctor,
     /// `config`.
     Config,
 }
 
 use VerbName::{
-    BackupFetch, BackupList, BackupPush, BackupShow, Config, Daemon, WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
+    BackupFetch, BackupList, BackupPush, BackupShow, Config, Daemon, Doctor, WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
 };
 
 impl VerbName {
     /// Every verb, in the order in which help lists them.
-    pub const ALL: [VerbName; 11] = [
+    pub const ALL: [VerbName; 12] = [
         WalPush,
         WalFetch,
         WalBackfill,
@@ -56,6 +58,7 @@ impl VerbName {
         BackupList,
         BackupShow,
         Daemon,
+        Doctor,
         Config,
     ];
 
@@ -72,6 +75,7 @@ impl VerbName {
             Daemon => "daemon",
             WalShow => "wal-show",
             WalVerify => "wal-verify",
+            Doctor => "doctor",
             Config => "config",
         }
     }

@@ -119,9 +119,9 @@ impl Settings {
     }
 }
 
-fn given(row: &'static Row, text: String, origin: Origin) -> Result<(&'static str, Given)> {
-    row.check(&text, &origin)?;
-    Ok((row.name, Given { texts: vec![text], origin }))
+fn given(row: &'static Row, texts: Vec<String>, origin: Origin) -> Result<(&'static str, Given)> {
+    texts.iter().try_for_each(|text| row.check(text, &origin))?;
+    Ok((row.name, Given { texts, origin }))
 }
 
 fn from_flags(flags: Flags) -> Result<Layer> {
@@ -129,8 +129,8 @@ fn from_flags(flags: Flags) -> Result<Layer> {
     for row in TABLE {
         let Some(texts) = flags.get(row.name) else { continue };
         let origin = Origin::Flag(row.name);
-        texts.iter().try_for_each(|text| row.check(text, &origin))?;
-        layer.insert(row.name, Given { texts: texts.clone(), origin });
+        let (name, given) = given(row, texts.clone(), origin)?;
+        layer.insert(name, given);
     }
     Ok(layer)
 }
@@ -141,9 +141,17 @@ fn from_variables(environment: &Environment) -> Result<Layer> {
         let readable = |row: &Row| row.role != Role::Argument;
         let row = find(readable, Row::variable, name)
             .map_err(|hint| Error::new(Kind::Config, format!("unknown variable {name}")).hint(hint))?;
-        given(row, value.to_owned(), environment.origin(name))
+        given(row, of_variable(row, value), environment.origin(name))
     })
     .collect()
+}
+
+/// A variable has one value, or several with blanks between them where the row is repeatable.
+fn of_variable(row: &Row, value: &str) -> Vec<String> {
+    match row.repeatable {
+        true => value.split_whitespace().map(str::to_owned).collect(),
+        false => vec![value.to_owned()],
+    }
 }
 
 fn from_aliases(environment: &Environment, stronger: &Settings) -> Result<Layer> {
@@ -164,7 +172,7 @@ fn from_aliases_of(row: &'static Row, environment: &Environment) -> Result<Optio
             Some(_) => {}
         }
     }
-    first.map(|(alias, text)| given(row, text, environment.origin(alias.name))).transpose()
+    first.map(|(alias, text)| given(row, of_variable(row, &text), environment.origin(alias.name))).transpose()
 }
 
 fn disagree(row: &Row, one: &str, other: &str, environment: &Environment) -> Error {
@@ -196,16 +204,23 @@ fn from_key(path: &Path, key: String, value: Toml) -> Result<(&'static str, Give
     let readable = |row: &Row| row.role == Role::Setting;
     let row = find(readable, |row| row.name.to_owned(), &key)
         .map_err(|hint| Error::new(Kind::Config, format!("unknown key {key} in {}", path.display())).hint(hint))?;
-    let text = match value {
+    let texts = match value {
+        Toml::Array(values) if row.repeatable => values.into_iter().map(plain).collect(),
+        value => plain(value).map(|text| vec![text]),
+    };
+    let origin = Origin::File(path.to_owned(), key);
+    match texts {
+        Some(texts) if !texts.is_empty() => given(row, texts, origin),
+        _ => Err(row.refuse(&origin, &Error::new(Kind::Config, "it is neither a string nor a whole number"))),
+    }
+}
+
+fn plain(value: Toml) -> Option<String> {
+    match value {
         Toml::String(text) => Some(text),
         Toml::Integer(number) => Some(number.to_string()),
         Toml::Boolean(flag) => Some(flag.to_string()),
         Toml::Float(_) | Toml::Datetime(_) | Toml::Array(_) | Toml::Table(_) => None,
-    };
-    let origin = Origin::File(path.to_owned(), key);
-    match text {
-        Some(text) => given(row, text, origin),
-        None => Err(row.refuse(&origin, &Error::new(Kind::Config, "it is neither a string nor a whole number"))),
     }
 }
 

@@ -3,6 +3,8 @@
 //! Keys are relative paths. Every file is staged, synced and then named in one step (`durable`), so a reader never meets
 //! half an object and a crash loses none that was acknowledged.
 
+mod examine;
+
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::fs::File;
@@ -15,6 +17,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 
+use super::examination::Finding;
 use super::{Body, Chunks, Cursor, Download, End, ListQuery, ObjectInfo, PAGE_SIZE, Page, PutMode, Store};
 use crate::durable::{self, Staged};
 use crate::error::{Context, Error, Kind, Result};
@@ -58,6 +61,10 @@ impl LocalStore {
 impl Store for LocalStore {
     fn url(&self, key: &str) -> String {
         format!("file://{}", self.root.join(key).display())
+    }
+
+    async fn examine(&self) -> Vec<Finding> {
+        examine::examine(self).await
     }
 
     async fn put(&self, key: &str, body: Body, mode: PutMode) -> Result<()> {

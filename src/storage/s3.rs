@@ -9,6 +9,7 @@ mod condition;
 mod connect;
 mod dial;
 mod download;
+mod examine;
 mod failure;
 mod http;
 mod identity;
@@ -39,6 +40,7 @@ use self::download::S3Chunks;
 use self::failure::Action;
 use self::identity::Identity;
 use self::watch::Tracked;
+use super::examination::Finding;
 use super::progress::{Phase, Progress};
 use super::retry::{Failure, Policy};
 use super::{Body, Cursor, Download, End, ListQuery, ObjectInfo, PAGE_SIZE, Page, PutMode, Store};
@@ -133,12 +135,24 @@ impl S3Store {
                     Failure::Transient(failure::given_up(action, &url, why))
                 }
             };
+            let failure = self.as_whom(failure);
             let phase = running.phase();
             running.enter(Phase::Pausing);
             tries.again(failure).await.map_err(|error| match error.kind() {
                 Kind::Unreachable => error.detail(format!("the endpoint is {}, the phase: {phase}", self.endpoint)),
                 _ => error,
             })?;
+        }
+    }
+
+    /// A refusal says who was refused.
+    fn as_whom(&self, failure: Failure) -> Failure {
+        match failure {
+            Failure::Final(error) if error.kind() == Kind::Denied => Failure::Final(match self.identity.describe() {
+                Some(who) => error.detail(format!("asked as {who}")),
+                None => error,
+            }),
+            failure => failure,
         }
     }
 
@@ -228,6 +242,10 @@ impl Store for S3Store {
 
     fn progress(&self) -> Option<String> {
         Some(format!("{}; the endpoint is {}", self.progress.describe()?, self.endpoint))
+    }
+
+    async fn examine(&self) -> Vec<Finding> {
+        examine::examine(self).await
     }
 
     async fn put(&self, key: &str, body: Body, mode: PutMode) -> Result<()> {

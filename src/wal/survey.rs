@@ -329,6 +329,7 @@ impl Listing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::examination::Finding;
     use crate::storage::{Body, Cursor, Download, PAGE_SIZE, PutMode, Store};
     use proptest::prelude::*;
     use std::ops::{Bound, Range};
@@ -346,6 +347,10 @@ mod tests {
     impl Store for Listed {
         fn url(&self, key: &str) -> String {
             key.to_owned()
+        }
+
+        async fn examine(&self) -> Vec<Finding> {
+            Vec::new()
         }
 
         async fn put(&self, _: &str, _: Body, _: PutMode) -> Result<()> {

@@ -20,6 +20,7 @@ use http::Uri;
 use super::dial::{CONNECT_TIMEOUT, Dialer};
 use super::http::Http;
 use super::identity::Identity;
+use crate::config::role::AssumedRole;
 use crate::config::value::{Addressing, Checksum};
 use crate::error::{Error, Kind, Result};
 use crate::storage::memory::Memory;
@@ -39,6 +40,8 @@ pub struct Options {
     pub retry_timeout: Duration,
     /// Whether that bounds a running try, too.
     pub strict: bool,
+    /// The roles to assume, each from the one before it.
+    pub roles: Vec<AssumedRole>,
     /// What this machine knows of the store already.
     pub memory: Memory,
 }
@@ -76,11 +79,10 @@ pub(super) async fn connect(options: &Options) -> Result<Connected> {
         return Err(Error::new(Kind::Config, "the region of the bucket is not set")
             .hint("Set AWS_REGION, or region in the profile that AWS_PROFILE names."));
     };
-    let identity = Identity::of_environment(Some(region.clone()), http.clone(), options.memory.clone());
     let shared = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .region(region)
-        .http_client(http)
-        .credentials_provider(identity.clone())
+        .http_client(http.clone())
+        .no_credentials()
         // Its place is taken by the identity's own.
         .identity_cache(IdentityCache::no_cache())
         .retry_config(RetryConfig::disabled())
@@ -99,7 +101,9 @@ pub(super) async fn connect(options: &Options) -> Result<Connected> {
         Addressing::Auto => custom.is_some() || options.bucket.contains('.'),
     };
     let endpoint = resolve(&shared, &options.bucket, custom, path_style).await?;
-    let client = Client::from_conf(aws_sdk_s3::config::Builder::from(&shared).force_path_style(path_style).build());
+    let identity = Identity::of_environment(shared.clone(), http, options.roles.clone(), options.memory.clone());
+    let config = aws_sdk_s3::config::Builder::from(&shared).force_path_style(path_style);
+    let client = Client::from_conf(config.credentials_provider(identity.clone()).build());
     Ok(Connected { client, dialer, identity, endpoint })
 }
 

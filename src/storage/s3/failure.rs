@@ -10,6 +10,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use jiff::Timestamp;
 
 use super::dial::{DialError, Step};
+use super::identity::roles::RoleError;
 use crate::error::{Error, Kind};
 use crate::storage::retry::Failure;
 
@@ -140,20 +141,36 @@ fn undelivered(action: Action, url: &str, error: &(dyn StdError + 'static)) -> F
 
 /// Nobody says who we are. A token service that refuses is not asked again: it knows us, and says no.
 fn no_credentials(action: Action, url: &str, credentials: &CredentialsError) -> Failure {
+    nobody(credentials, action.failed(url))
+}
+
+/// Why there is nobody to ask as, for whoever wanted to know just that.
+pub(super) fn unidentified(credentials: &CredentialsError, doing: &str) -> Error {
+    match nobody(credentials, format!("could not {doing}")) {
+        Failure::Final(error) | Failure::Transient(error) | Failure::Busy(error, _) => error,
+    }
+}
+
+fn nobody(credentials: &CredentialsError, what: String) -> Failure {
+    if let Some(refusal) = find::<RoleError>(credentials) {
+        let kind = if refusal.is_definite() { Kind::Denied } else { Kind::Unreachable };
+        let error = Error::new(kind, what).detail(refusal.to_string()).hint(refusal.hint());
+        return if refusal.is_definite() { Failure::Final(error) } else { Failure::Transient(error) };
+    }
     let causes = causes(credentials);
     let refused = TOKEN_REFUSALS.iter().any(|code| causes.contains(code));
-    let error = Error::new(Kind::Denied, action.failed(url)).detail(causes);
+    let error = |kind| Error::new(kind, what).detail(causes);
     match credentials {
-        CredentialsError::CredentialsNotLoaded(_) => Failure::Final(error.hint(
+        CredentialsError::CredentialsNotLoaded(_) => Failure::Final(error(Kind::Denied).hint(
             "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, in the environment of this command (for archive_command: of the server).",
         )),
         CredentialsError::InvalidConfiguration(_) => {
-            Failure::Final(error.hint("Check ~/.aws/config and the variables that begin with AWS_."))
+            Failure::Final(error(Kind::Denied).hint("Check ~/.aws/config and the variables that begin with AWS_."))
         }
         _ if refused => Failure::Final(
-            error.hint("Check the role in AWS_ROLE_ARN or AWS_PROFILE, and whom its trust policy allows to assume it."),
+            error(Kind::Denied).hint("Check the role in AWS_ROLE_ARN or AWS_PROFILE, and whom its trust policy allows to assume it."),
         ),
-        _ => Failure::Transient(error),
+        _ => Failure::Transient(error(Kind::Unreachable)),
     }
 }
 
@@ -255,7 +272,7 @@ fn origin(response: &HttpResponse) -> String {
 }
 
 /// The messages of an error and of what caused it, without repetitions.
-fn causes(error: &(dyn StdError + 'static)) -> String {
+pub(super) fn causes(error: &(dyn StdError + 'static)) -> String {
     let mut text = String::new();
     for error in chain(error) {
         let message = error.to_string();
@@ -266,7 +283,7 @@ fn causes(error: &(dyn StdError + 'static)) -> String {
     text
 }
 
-fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
+pub(super) fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
     chain(error).find_map(|error| error.downcast_ref::<T>())
 }
 

@@ -1,32 +1,34 @@
-//! Who asks: credentials as every AWS tool finds them, kept while they are good, also from one process to the next.
+//! Who asks: credentials as every AWS tool finds them, and the roles that are assumed with them, one from the other; kept
+//! while they are good, also from one process to the next.
 //!
-//! The SDK's chain finds them: environment, profiles, web identity, containers, instance metadata. Here is only when it is
-//! asked, and for how long its answer is used. What has no end is never written anywhere. A chain of roles of Walden's
-//! own would begin here, with what [`Identity::find`] returns.
+//! The SDK's chain finds the source: environment, profiles, web identity, containers, instance metadata. A role that a
+//! source has by itself (`AWS_ROLE_ARN` of a web identity, `role_arn` of a profile) is part of it; our own chain of roles
+//! begins with what comes out. Here is when all this is asked, and for how long its answer is used. What has no end is
+//! never written anywhere.
 
-use std::path::{Path, PathBuf};
+pub(super) mod roles;
+mod session;
+pub(super) mod trace;
+
 use std::time::{Duration, Instant, SystemTime};
 
-use aws_config::Region;
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_config::environment::EnvironmentVariableCredentialsProvider;
 use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
+use aws_config::{Region, SdkConfig};
 use aws_credential_types::Credentials;
+use aws_credential_types::credential_feature::AwsCredentialFeature;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, future};
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use tokio::sync::{Mutex, OnceCell};
 
+use self::roles::RoleError;
 use super::connect::variable;
 use super::http::Http;
+use crate::config::role::AssumedRole;
 use crate::storage::memory::Memory;
-
-/// A session that another process got is used while this much of it is left, or a sixth of its life if that is more: its
-/// user may need it for as long as a command runs that takes its time.
-const SHARED_MARGIN: Duration = Duration::from_secs(300);
 
 /// A session of this process is renewed when a sixth of its life is left, or this much if that is less.
 const OWN_MARGIN: Duration = Duration::from_secs(300);
@@ -34,25 +36,42 @@ const OWN_MARGIN: Duration = Duration::from_secs(300);
 /// When a renewal has failed and the old session is still good, the next attempt comes so much later.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(10);
 
+/// For so long a refusal is the answer to everybody: the many requests of a backup are not each to be refused.
+const REFUSED_FOR: Duration = Duration::from_secs(10);
+
 /// The identity of one store; clones are the same.
 #[derive(Clone, Debug)]
 pub(super) struct Identity(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    region: Option<Region>,
+    base: SdkConfig,
     http: Http,
+    roles: Vec<AssumedRole>,
     /// Built when it is first needed: most calls find what they need in the environment or in the memory.
     chain: OnceCell<DefaultCredentialsChain>,
     memory: Memory,
     /// Locked while credentials are being found, so that of many requests at once one asks for them.
-    kept: Mutex<Option<Kept>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    kept: Option<Kept>,
+    refused: Option<(Instant, RoleError)>,
+}
+
+/// Credentials, and whose they are: an ARN where it is known, else what tells them from others.
+#[derive(Clone, Debug)]
+pub(super) struct Taken {
+    pub credentials: Credentials,
+    pub who: String,
 }
 
 /// Credentials in use.
 #[derive(Clone, Debug)]
 struct Kept {
-    credentials: Credentials,
+    taken: Taken,
     /// Others are looked for from here on; never, for those without an end.
     renew: Option<SystemTime>,
     /// When they were asked for; `None` if another process did.
@@ -60,74 +79,102 @@ struct Kept {
 }
 
 impl Identity {
-    /// Of this environment; nothing is asked yet.
-    pub fn of_environment(region: Option<Region>, http: Http, memory: Memory) -> Identity {
-        let (chain, kept) = (OnceCell::new(), Mutex::default());
-        Identity(Arc::new(Inner { region, http, chain, memory, kept }))
+    /// Of this environment, with these roles after it; nothing is asked yet. `base` is how the token service is reached.
+    pub fn of_environment(base: SdkConfig, http: Http, roles: Vec<AssumedRole>, memory: Memory) -> Identity {
+        let (chain, state) = (OnceCell::new(), Mutex::default());
+        Identity(Arc::new(Inner { base, http, roles, chain, memory, state }))
     }
 
     /// Credentials that are good now.
     pub async fn credentials(&self) -> Result<Credentials, CredentialsError> {
-        let mut kept = self.0.kept.lock().await;
+        let mut state = self.0.state.lock().await;
         let now = SystemTime::now();
-        if let Some(kept) = kept.as_ref().filter(|kept| kept.renew.is_none_or(|renew| now < renew)) {
-            return Ok(kept.credentials.clone());
+        if let Some(kept) = state.kept.as_ref().filter(|kept| kept.renew.is_none_or(|renew| now < renew)) {
+            return Ok(kept.taken.credentials.clone());
         }
-        match (self.find(kept.is_none()).await, kept.as_mut()) {
-            (Ok(found), _) => Ok(kept.insert(found).credentials.clone()),
-            (Err(error), Some(old)) if old.credentials.expiry().is_some_and(|end| now + RENEWAL_PAUSE < end) => {
-                tracing::warn!("could not renew the session, which is still good for a while: {error}");
-                old.renew = Some(now + RENEWAL_PAUSE);
-                Ok(old.credentials.clone())
-            }
-            (Err(error), _) => Err(error),
+        if let Some((since, refusal)) = state.refused.as_ref().filter(|(since, _)| since.elapsed() < REFUSED_FOR) {
+            tracing::debug!("not asked again, {} ms after it was refused", since.elapsed().as_millis());
+            return Err(CredentialsError::provider_error(refusal.clone()));
         }
+        let error = match self.find(state.kept.is_none()).await {
+            Ok(found) => return Ok(state.kept.insert(found).taken.credentials.clone()),
+            Err(error) => error,
+        };
+        if let Some(old) = state.kept.as_mut()
+            && old.taken.credentials.expiry().is_some_and(|end| now + RENEWAL_PAUSE < end)
+        {
+            tracing::warn!("could not renew the session, which is still good for a while: {}", super::failure::causes(&error));
+            old.renew = Some(now + RENEWAL_PAUSE);
+            return Ok(old.taken.credentials.clone());
+        }
+        state.refused = refusal(&error).map(|refusal| (Instant::now(), refusal));
+        Err(error)
     }
 
     /// The store has refused credentials, in a request that began at `began`, as no longer valid. Returns whether there
     /// are others: renewed meanwhile, or to be had.
     pub async fn discard(&self, began: Instant) -> bool {
-        let mut kept = self.0.kept.lock().await;
-        match kept.as_ref() {
+        let mut state = self.0.state.lock().await;
+        match state.kept.as_ref() {
             Some(Kept { renew: None, .. }) => false,
             Some(Kept { asked: Some(asked), .. }) if *asked > began => true,
             _ => {
-                *kept = None;
-                self.0.memory.forget(&fingerprint());
+                state.kept = None;
+                self.0.memory.forget(&session::fingerprint(&self.0.roles));
                 true
             }
         }
     }
 
-    /// From the environment, else from the memory if it may be asked, else from the SDK's chain.
+    /// As whom requests are signed now, for messages; `None` while nobody has been found, or is being looked for.
+    pub fn describe(&self) -> Option<String> {
+        Some(self.0.state.try_lock().ok()?.kept.as_ref()?.taken.who.clone())
+    }
+
+    /// From the environment, else from the memory if it may be asked, else from the SDK's chain and the token service.
     async fn find(&self, remembered: bool) -> Result<Kept, CredentialsError> {
+        let Inner { roles, memory, .. } = &*self.0;
         let asked = Some(Instant::now());
-        if variable("AWS_ACCESS_KEY_ID").is_some() && variable("AWS_SECRET_ACCESS_KEY").is_some() {
-            let credentials = EnvironmentVariableCredentialsProvider::new().provide_credentials().await?;
-            return Ok(Kept { credentials, renew: None, asked });
+        let lasting = has_lasting_key();
+        if lasting && roles.is_empty() {
+            return Ok(Kept { taken: self.source().await?, renew: None, asked });
         }
-        let key = fingerprint();
-        if remembered && let Some((credentials, renew)) = recall(&self.0.memory, &key) {
-            return Ok(Kept { credentials, renew: Some(renew), asked: None });
+        let key = session::fingerprint(roles);
+        if remembered && let Some((taken, renew)) = session::recall(memory, &key) {
+            return Ok(Kept { taken, renew: Some(renew), asked: None });
         }
-        let credentials = self.chain().await.provide_credentials().await?;
+        let mut taken = self.source().await?;
+        for role in roles {
+            taken = roles::assume(&self.0.base, role, &taken).await.map_err(CredentialsError::provider_error)?;
+        }
         let now = SystemTime::now();
-        let renew = credentials.expiry().map(|end| {
+        let renew = taken.credentials.expiry().map(|end| {
             let life = end.duration_since(now).unwrap_or_default();
-            remember(&self.0.memory, &key, &credentials, life);
+            session::remember(memory, &key, &taken, life);
             end.checked_sub(OWN_MARGIN.min(life / 6)).unwrap_or(now)
         });
-        Ok(Kept { credentials, renew, asked })
+        Ok(Kept { taken, renew, asked })
+    }
+
+    /// What the SDK finds in this environment.
+    async fn source(&self) -> Result<Taken, CredentialsError> {
+        let credentials = match has_lasting_key() {
+            true => EnvironmentVariableCredentialsProvider::new().provide_credentials().await?,
+            false => self.chain().await.provide_credentials().await?,
+        };
+        let who = format!("access key {} ({})", credentials.access_key_id(), origin(&credentials));
+        Ok(Taken { credentials, who })
     }
 
     async fn chain(&self) -> &DefaultCredentialsChain {
-        let Inner { region, http, chain, .. } = &*self.0;
+        let Inner { base, http, chain, .. } = &*self.0;
         chain
             .get_or_init(|| async {
+                let region: Option<Region> = base.region().cloned();
                 let config = ProviderConfig::without_region().with_region(region.clone());
                 let config = config.with_http_client(http.clone()).with_retry_config(RetryConfig::disabled());
                 let mut builder = DefaultCredentialsChain::builder().configure(config);
-                builder.set_region(region.clone());
+                builder.set_region(region);
                 builder.build().await
             })
             .await
@@ -143,93 +190,32 @@ impl ProvideCredentials for Identity {
     }
 }
 
-/// A session as the memory holds it.
-#[derive(Deserialize, Serialize)]
-struct Session {
-    access_key_id: String,
-    secret_access_key: String,
-    session_token: Option<String>,
-    /// When it ends, and until when another process may begin to use it.
-    end: Timestamp,
-    renew: Timestamp,
+/// Are there keys in the environment itself, which every AWS tool takes first?
+fn has_lasting_key() -> bool {
+    variable("AWS_ACCESS_KEY_ID").is_some() && variable("AWS_SECRET_ACCESS_KEY").is_some()
 }
 
-fn remember(memory: &Memory, key: &str, credentials: &Credentials, life: Duration) {
-    let margin = SHARED_MARGIN.max(life / 6);
-    let Some(usable) = life.checked_sub(margin).filter(|usable| !usable.is_zero()) else { return };
-    let end = credentials.expiry().and_then(|end| Timestamp::try_from(end).ok());
-    let renew = Timestamp::try_from(SystemTime::now() + usable).ok();
-    let (Some(end), Some(renew)) = (end, renew) else { return };
-    let session = Session {
-        access_key_id: credentials.access_key_id().to_owned(),
-        secret_access_key: credentials.secret_access_key().to_owned(),
-        session_token: credentials.session_token().map(str::to_owned),
-        end,
-        renew,
-    };
-    if let Ok(text) = serde_json::to_string(&session) {
-        memory.remember(key, &text, usable);
-    }
+/// The role that was refused for good, if that is what it is.
+fn refusal(error: &CredentialsError) -> Option<RoleError> {
+    super::failure::find::<RoleError>(error).filter(|refusal| refusal.is_definite()).cloned()
 }
 
-/// A session that may still be begun with, and until when it may be used here before it is renewed.
-fn recall(memory: &Memory, key: &str) -> Option<(Credentials, SystemTime)> {
-    let session: Session = serde_json::from_str(&memory.recall(key)?).ok()?;
-    let mut credentials = Credentials::builder()
-        .access_key_id(session.access_key_id)
-        .secret_access_key(session.secret_access_key)
-        .expiry(session.end.into())
-        .provider_name("the memory of walden");
-    credentials.set_session_token(session.session_token);
-    Some((credentials.build(), session.renew.into()))
-}
-
-/// Everything that decides who is found, as one text, of which the memory keeps a digest: all AWS variables, with the
-/// role, the token service and the token's file among them, and the state of the profile files.
-fn fingerprint() -> String {
-    let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
-    let mut variables: Vec<_> = variables.filter(|(name, _)| name.starts_with("AWS_") || name == "HOME").collect();
-    variables.sort();
-    let home = variable("HOME").map(PathBuf::from).unwrap_or_default();
-    let file = |name: &str, usual: &str| variable(name).map_or_else(|| home.join(usual), PathBuf::from);
-    let files = [file("AWS_CONFIG_FILE", ".aws/config"), file("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials")];
-    let states = files.map(|path| (state(&path), path));
-    format!("session\n{variables:?}\n{states:?}")
-}
-
-/// When a file was last changed, and its size; `None` if it is not there.
-fn state(path: &Path) -> Option<(SystemTime, u64)> {
-    let metadata = path.metadata().ok()?;
-    Some((metadata.modified().ok()?, metadata.len()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn session(life: Duration) -> Credentials {
-        let end = SystemTime::now() + life;
-        Credentials::new("id", "secret", Some("token".into()), Some(end), "a test")
-    }
-
-    proptest! {
-        #[test]
-        fn what_is_remembered_may_be_begun_with_only_while_enough_of_it_is_left(seconds in 0u64..200_000) {
-            let scratch = tempfile::tempdir().unwrap();
-            let memory = Memory::at(Some(scratch.path().join("memory")));
-            let life = Duration::from_secs(seconds);
-            remember(&memory, "key", &session(life), life);
-            let margin = SHARED_MARGIN.max(life / 6);
-            match recall(&memory, "key") {
-                Some((credentials, renew)) => {
-                    let left = credentials.expiry().unwrap().duration_since(renew).unwrap();
-                    // The clock went on between the two.
-                    prop_assert!(left + Duration::from_secs(1) >= margin && life > margin, "{left:?}");
-                    prop_assert_eq!(credentials.session_token(), Some("token"));
-                }
-                None => prop_assert!(life <= margin + Duration::from_secs(1)),
-            }
-        }
-    }
+/// Where the SDK found them.
+fn origin(credentials: &Credentials) -> &'static str {
+    use AwsCredentialFeature as From;
+    let marks = credentials.get_property::<Vec<From>>().map(Vec::as_slice).unwrap_or_default();
+    // A profile leaves its own mark beside that of what it leads to.
+    let words = marks.iter().map(|mark| match mark {
+        From::CredentialsEnvVars => "the environment",
+        From::CredentialsEnvVarsStsWebIdToken | From::CredentialsStsAssumeRoleWebId => "a web identity",
+        From::CredentialsProfileStsWebIdToken => "a web identity of a profile",
+        From::CredentialsProfileSso | From::CredentialsSso => "SSO",
+        From::CredentialsProfileProcess | From::CredentialsProcess => "a process",
+        From::CredentialsStsAssumeRole | From::CredentialsProfileSourceProfile => "a role of a profile",
+        From::CredentialsHttp => "the container's endpoint",
+        From::CredentialsImds => "the instance's metadata",
+        From::CredentialsProfile | From::CredentialsProfileNamedProvider => "a profile",
+        _ => "the AWS SDK",
+    });
+    words.reduce(|best, word| if best == "a profile" || best == "the AWS SDK" { word } else { best }).unwrap_or("the AWS SDK")
 }

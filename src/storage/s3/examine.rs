@@ -1,0 +1,336 @@
+//! What an identity may do with a bucket, and how the store behaves: found out by doing it, with one small object.
+//!
+//! Nothing is concluded from policies, which the identity could not read. What it may not do is no fault in itself: a
+//! primary needs no right to read, and a standby none to write.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use aws_sdk_s3::operation::put_object::PutObjectOutput;
+use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextRef;
+use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint};
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::config_bag::ConfigBag;
+use bytes::Bytes;
+use jiff::fmt::rfc2822::DateTimeParser;
+use jiff::{SignedDuration, Timestamp};
+
+use super::S3Store;
+use super::body::{Write, stream};
+use super::connect::is_amazon;
+use super::failure::Action;
+use super::identity::trace::Hop;
+use crate::error::{Error, Kind, Result};
+use crate::layout::{self, Key};
+use crate::storage::examination::Finding;
+use crate::storage::retry::{Failure, Policy};
+use crate::storage::{Body, Store};
+
+/// How long one question may take: the whole examination is to end within seconds.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// S3 refuses a request that is further off than this ("RequestTimeTooSkewed"; Amazon S3 API Reference, "Error responses").
+const GREATEST_SKEW: SignedDuration = SignedDuration::from_mins(15);
+
+/// From here on it is worth a word.
+const NOTABLE_SKEW: SignedDuration = SignedDuration::from_secs(60);
+
+/// Looks at everything, in an order in which each finding explains the next; stops where the rest could only fail for the
+/// same reason.
+pub(super) async fn examine(store: &S3Store) -> Vec<Finding> {
+    let store = S3Store { policy: Policy::once(PATIENCE), ..store.clone() };
+    let mut findings = Vec::new();
+    let (hops, failed) = store.identity.trace().await;
+    findings.extend(hops.iter().map(identity));
+    if let Some(error) = failed {
+        findings.push(Finding::bad("identity", super::failure::unidentified(&error, "find out who we are")));
+        return findings;
+    }
+    let (list, witness) = list(&store).await;
+    let lists = list.is_ok();
+    let reached = reached(&store, &list, &witness);
+    let usable = reached.iter().all(|finding| !matches!(finding.outcome, crate::storage::examination::Outcome::Bad(_)));
+    findings.extend(reached);
+    if !usable {
+        return findings;
+    }
+    findings.push(right("list", list, "s3:ListBucket", "WAL that is not there cannot be told from WAL that may not be read"));
+    let (writes, wrote) = writing(&store).await;
+    findings.extend(writes);
+    findings.extend(reading(&store, wrote, lists).await);
+    if wrote {
+        findings.push(deleting(&store).await);
+    }
+    findings
+}
+
+fn identity(hop: &Hop) -> Finding {
+    let ends = hop.expires.map_or(String::new(), |end| format!(", until {}", end.strftime("%F %T%:z")));
+    match &hop.who {
+        Ok(arn) => Finding::good("identity", format!("{arn}, from {}{ends}", hop.origin)),
+        Err(why) => Finding::limited(
+            "identity",
+            format!("access key {}, from {}{ends}; the token service did not say whose it is", hop.key, hop.origin),
+            format!("Nothing, if this store has no token service ({why})."),
+        ),
+    }
+}
+
+/// The first request shows whether there is a store, whether it has the bucket, and whether our clocks agree.
+async fn list(store: &S3Store) -> (Result<()>, Arc<Witness>) {
+    let witness = Arc::new(Witness::default());
+    let request = |tracked| async {
+        let request = store.client.list_objects_v2().bucket(&store.bucket).prefix(store.key("")).max_keys(1);
+        let request = request.customize().interceptor(tracked).interceptor(Watching(witness.clone()));
+        Ok(request.send().await.map(drop))
+    };
+    let outcome = store.send(Action::List, "", 0, store.policy, request).await;
+    (outcome, witness)
+}
+
+fn reached(store: &S3Store, list: &Result<()>, witness: &Witness) -> Vec<Finding> {
+    let seen = witness.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let Some(seen) = seen else {
+        let error = match list {
+            Err(error) => clone(error),
+            Ok(()) => Error::new(Kind::Bug, "the store was not heard"),
+        };
+        return vec![Finding::bad("store", error)];
+    };
+    let region = match (&seen.region, store.client.config().region()) {
+        (Some(theirs), _) => format!(", region {theirs}"),
+        (None, Some(ours)) if is_amazon(&store.endpoint) => format!(", region {ours}"),
+        _ => String::new(),
+    };
+    let milliseconds = seen.took.as_millis();
+    let mut findings = vec![Finding::good("store", format!("{} answers in {milliseconds} ms{region}", store.endpoint))];
+    findings.extend(seen.date.map(|date| clock(date, seen.at)));
+    // A missing bucket, a wrong region, a wrong signature: nothing else can go well.
+    if let Err(error) = list
+        && !(error.kind() == Kind::Denied && is_right(error))
+    {
+        findings.push(Finding::bad("bucket", clone(error)));
+    }
+    findings
+}
+
+fn clock(theirs: Timestamp, ours: Timestamp) -> Finding {
+    let off = ours.duration_since(theirs);
+    let words = match off.abs() < SignedDuration::from_secs(2) {
+        true => "agrees with the store's".to_owned(),
+        false if off.is_negative() => format!("{} s behind the store's", off.abs().as_secs()),
+        false => format!("{} s ahead of the store's", off.as_secs()),
+    };
+    let hint = "Set this machine's clock, and keep it set: timedatectl set-ntp true.";
+    match off.abs() {
+        skew if skew >= GREATEST_SKEW => {
+            Finding::bad("clock", Error::new(Kind::Config, format!("this machine's clock is {words}")).hint(hint))
+        }
+        skew if skew >= NOTABLE_SKEW => Finding::limited("clock", words, hint),
+        _ => Finding::good("clock", words),
+    }
+}
+
+/// Whether an action was allowed. A refusal for lack of a right is a limit; another failure is a fault.
+fn right(check: &'static str, outcome: Result<()>, action: &str, without: &str) -> Finding {
+    match outcome {
+        Ok(()) => Finding::good(check, "allowed"),
+        Err(error) if error.kind() == Kind::Denied => Finding::limited(
+            check,
+            format!("not allowed: {without}"),
+            format!("Allow {action} below the prefix, if this identity is to do that."),
+        ),
+        Err(error) => Finding::bad(check, error),
+    }
+}
+
+/// A refusal of the action itself, and not of who asks.
+fn is_right(error: &Error) -> bool {
+    error.cause().is_some_and(|cause| ["AccessDenied", "Forbidden", "AllAccessDisabled"].iter().any(|code| cause.contains(code)))
+}
+
+/// Puts the probe, and again: what the store does with it. Returns whether the probe is there.
+async fn writing(store: &S3Store) -> (Vec<Finding>, bool) {
+    let first = put(store).await;
+    let output = match first {
+        Ok(output) => Some(output),
+        Err(error) if error.kind() == Kind::AlreadyExists => None,
+        Err(error) => {
+            return (vec![right("put", Err(error), "s3:PutObject", "this identity cannot archive")], false);
+        }
+    };
+    let mut findings = vec![Finding::good("put", "allowed")];
+    if let Some(output) = &output {
+        findings.extend(habits(output));
+    }
+    let refused = match output {
+        None => true,
+        Some(_) => matches!(put(store).await, Err(error) if error.kind() == Kind::AlreadyExists),
+    };
+    findings.push(match refused {
+        true => Finding::good("create only", "If-None-Match is honoured"),
+        false => Finding::limited(
+            "create only",
+            "If-None-Match is ignored: of two servers that archive the same file at the same moment one may overwrite the \
+             other's",
+            "Let one server alone archive to this prefix, or use a store that honours If-None-Match.",
+        ),
+    });
+    (findings, true)
+}
+
+async fn put(store: &S3Store) -> Result<PutObjectOutput> {
+    let body = Body::Memory(Bytes::from_static(layout::DOCTOR));
+    let write = Write::prepare(store, &body).await?;
+    let key = Key::Doctor.to_string();
+    store
+        .send(Action::Put, &key, body.size(), store.policy, |tracked| async {
+            let request = store.client.put_object().bucket(&store.bucket).key(store.key(&key));
+            let request = request.content_length(body.size() as i64).set_checksum_crc32_c(write.checksum.clone());
+            let request = request.if_none_match("*").body(stream(&body).await.map_err(Failure::Final)?);
+            Ok(request.customize().interceptor(write.signing.clone()).interceptor(tracked).send().await)
+        })
+        .await
+}
+
+/// What the bucket does with new objects by itself.
+fn habits(output: &PutObjectOutput) -> Vec<Finding> {
+    let key = output.ssekms_key_id().map_or(String::new(), |key| format!(" with the key {key}"));
+    let encryption = match output.server_side_encryption() {
+        Some(encryption) => format!("{encryption}{key}"),
+        None => "none that the store speaks of".to_owned(),
+    };
+    let versions = match output.version_id() {
+        Some(version) if version != "null" => "kept: what is deleted still takes space until a lifecycle rule removes it",
+        _ => "not kept",
+    };
+    let checksum = match output.checksum_crc32_c() {
+        Some(_) => "CRC-32C verified on arrival",
+        None => "not spoken of: the store may not verify what arrives",
+    };
+    vec![
+        Finding::good("checksum", checksum),
+        Finding::good("encryption at rest", encryption),
+        Finding::good("old versions", versions),
+    ]
+}
+
+/// Reads the probe, and something that is not there.
+async fn reading(store: &S3Store, wrote: bool, lists: bool) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if wrote {
+        let read = async {
+            let mut download = store.get(&Key::Doctor.to_string(), None).await?;
+            let mut content = Vec::new();
+            while let Some(chunk) = download.next().await? {
+                content.extend_from_slice(&chunk);
+            }
+            match content == layout::DOCTOR {
+                true => Ok(()),
+                false => Err(Error::new(Kind::Corrupt, "the store returns other bytes than were stored")),
+            }
+        };
+        findings.push(right("get", read.await, "s3:GetObject", "this identity cannot restore"));
+    }
+    let absent = store.get(&format!("{}.absent", Key::Doctor), None).await.map(drop);
+    findings.push(match absent {
+        Err(error) if error.kind() == Kind::NotFound => Finding::good("absence", "told by a 404"),
+        Err(error) if error.kind() == Kind::Denied && lists => {
+            // S3 answers 404 to whoever may list: this is about reading.
+            Finding::limited("absence", "not told: nothing may be read", "Allow s3:GetObject below the prefix.")
+        }
+        Err(error) if error.kind() == Kind::Denied => Finding::limited(
+            "absence",
+            "a 403, as for what may not be read: the end of the WAL is told by the archive's marker object",
+            "Allow s3:ListBucket on the bucket for this prefix, and S3 answers 404.",
+        ),
+        Err(error) => Finding::bad("absence", error),
+        Ok(()) => Finding::bad("absence", Error::new(Kind::Corrupt, "the store returns an object that was never stored")),
+    });
+    findings
+}
+
+/// Takes the probe away, where that may be done.
+async fn deleting(store: &S3Store) -> Finding {
+    let outcome = store.delete(&[Key::Doctor.to_string()]).await;
+    let without = "this identity cannot remove what is no longer needed, nor the probe that was just stored";
+    right("delete", outcome, "s3:DeleteObject", without)
+}
+
+/// Errors are printed twice at most: as a finding, and as what ended the command.
+fn clone(error: &Error) -> Error {
+    let copy = Error::new(error.kind(), error.what());
+    let copy = error.cause().into_iter().fold(copy, |copy, cause| copy.detail(cause));
+    error.advice().into_iter().fold(copy, |copy, advice| copy.hint(advice))
+}
+
+/// What one answer told beside its content.
+#[derive(Debug, Default)]
+struct Witness {
+    seen: Mutex<Option<Seen>>,
+    began: Mutex<Option<Instant>>,
+}
+
+#[derive(Clone, Debug)]
+struct Seen {
+    at: Timestamp,
+    took: Duration,
+    date: Option<Timestamp>,
+    region: Option<String>,
+}
+
+/// Reads the head of an answer, whatever its status.
+#[derive(Debug)]
+struct Watching(Arc<Witness>);
+
+#[dyn_dispatch_hint]
+impl Intercept for Watching {
+    fn name(&self) -> &'static str {
+        "Watching"
+    }
+
+    fn read_before_transmit(
+        &self,
+        _context: &aws_smithy_runtime_api::client::interceptors::context::BeforeTransmitInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        *self.0.began.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        Ok(())
+    }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let headers = context.response().headers();
+        let began = *self.0.began.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = Seen {
+            at: Timestamp::now(),
+            took: began.map(|began| began.elapsed()).unwrap_or_default(),
+            date: headers.get("date").and_then(|date| DateTimeParser::new().parse_timestamp(date).ok()),
+            region: headers.get("x-amz-bucket-region").map(str::to_owned),
+        };
+        *self.0.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::examination::Outcome;
+
+    #[test]
+    fn clocks_are_compared_with_what_s3_allows() {
+        let ours = Timestamp::from_second(1_000_000).unwrap();
+        let verdict = |seconds: i64| clock(ours - SignedDuration::from_secs(seconds), ours).outcome;
+        assert!(matches!(verdict(1), Outcome::Good(words) if words.starts_with("agrees")));
+        assert!(matches!(verdict(-20), Outcome::Good(words) if words == "20 s behind the store's"));
+        assert!(matches!(verdict(61), Outcome::Limited(words, _) if words == "61 s ahead of the store's"));
+        assert!(matches!(verdict(-900), Outcome::Bad(_)));
+    }
+}
