@@ -10,10 +10,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::config::Location;
-use crate::config::row::VerbName::{
-    BackupFetch, BackupList, BackupPush, BackupShow, Config, Daemon, Doctor, WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
-};
 use crate::config::role::{AssumedRole, ExternalId};
+use crate::config::row::VerbName::{
+    BackupFetch, BackupList, BackupPush, BackupShow, Config, Daemon, Doctor, WalBackfill, WalFetch, WalPush, WalShow,
+    WalVerify,
+};
 use crate::config::row::{Alias, Row, Setting};
 use crate::config::target::{Action, RestorePoint, TablespaceMapping, TargetTimeline};
 use crate::config::value::{Addressing, Checksum, LogFormat, LogLevel, OnError, Value};

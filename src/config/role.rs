@@ -41,7 +41,9 @@ impl Value for ExternalId {
     fn read(text: &str) -> Result<ExternalId> {
         match has(text, 2..=1224, "+=,.@:/-_") {
             true => Ok(ExternalId(text.to_owned())),
-            false => Err(refused(text, "an external id").hint("Write 2 to 1224 letters, digits or +=,.@:/-_ characters.")),
+            false => {
+                Err(refused(text, "an external id").hint("Write 2 to 1224 letters, digits or +=,.@:/-_ characters."))
+            }
         }
     }
 }
@@ -109,7 +111,9 @@ fn duration(text: &str) -> Result<Duration> {
 fn session_name(text: &str) -> Result<String> {
     match has(text, 2..=64, SESSION_MARKS) {
         true => Ok(text.to_owned()),
-        false => Err(refused(text, "the name of a session").hint("Write 2 to 64 letters, digits or +=,.@-_ characters.")),
+        false => {
+            Err(refused(text, "the name of a session").hint("Write 2 to 64 letters, digits or +=,.@-_ characters."))
+        }
     }
 }
 

@@ -42,7 +42,8 @@ pub enum VerbName {
 }
 
 use VerbName::{
-    BackupFetch, BackupList, BackupPush, BackupShow, Config, Daemon, Doctor, WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
+    BackupFetch, BackupList, BackupPush, BackupShow, Config, Daemon, Doctor, WalBackfill, WalFetch, WalPush, WalShow,
+    WalVerify,
 };
 
 impl VerbName {

@@ -26,6 +26,7 @@ use tokio::net::{TcpListener, TcpStream};
 use bucket::Objects;
 pub use fault::{Fault, On};
 use fault::{Faults, Gate, Hangup};
+pub use token::Assumed;
 use token::{Issued, Keys};
 use wire::{Pace, Wire};
 
@@ -134,6 +135,21 @@ impl S3 {
             ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/walden".into()),
             ("AWS_WEB_IDENTITY_TOKEN_FILE", token.to_str().unwrap().into()),
         ]
+    }
+
+    /// From now on sessions live for so long.
+    pub fn set_session_life(&self, life: Duration) {
+        self.shared.sessions.lock().unwrap().life = Some(life);
+    }
+
+    /// From now on roles are given only to those who name this.
+    pub fn require_external_id(&self, id: &str) {
+        self.shared.sessions.lock().unwrap().external_id = Some(id.to_owned());
+    }
+
+    /// The requests for sessions so far that reached the token service's judgement, and forgets them.
+    pub fn assumed(&self) -> Vec<Assumed> {
+        std::mem::take(&mut self.shared.sessions.lock().unwrap().asked)
     }
 
     /// Ends all sessions before their time.
@@ -290,8 +306,9 @@ impl Shared {
             return refuse(request, StatusCode::NOT_IMPLEMENTED, "NotImplemented").await;
         }
         if Logged::of(&request).op == Op::Assume {
+            let headers = request.headers().clone();
             let form = request.into_body().store_all_limited(usize::MAX).await.unwrap_or_default();
-            return token::answer(&self.sessions, &form);
+            return token::answer(&self.sessions, &headers, &form);
         }
         self.service.call(request).await.unwrap()
     }

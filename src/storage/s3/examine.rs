@@ -55,7 +55,12 @@ pub(super) async fn examine(store: &S3Store) -> Vec<Finding> {
     if !usable {
         return findings;
     }
-    findings.push(right("list", list, "s3:ListBucket", "WAL that is not there cannot be told from WAL that may not be read"));
+    findings.push(right(
+        "list",
+        list,
+        "s3:ListBucket",
+        "WAL that is not there cannot be told from WAL that may not be read",
+    ));
     let (writes, wrote) = writing(&store).await;
     findings.extend(writes);
     findings.extend(reading(&store, wrote, lists).await);
@@ -147,7 +152,9 @@ fn right(check: &'static str, outcome: Result<()>, action: &str, without: &str) 
 
 /// A refusal of the action itself, and not of who asks.
 fn is_right(error: &Error) -> bool {
-    error.cause().is_some_and(|cause| ["AccessDenied", "Forbidden", "AllAccessDisabled"].iter().any(|code| cause.contains(code)))
+    error
+        .cause()
+        .is_some_and(|cause| ["AccessDenied", "Forbidden", "AllAccessDisabled"].iter().any(|code| cause.contains(code)))
 }
 
 /// Puts the probe, and again: what the store does with it. Returns whether the probe is there.
@@ -202,7 +209,9 @@ fn habits(output: &PutObjectOutput) -> Vec<Finding> {
         None => "none that the store speaks of".to_owned(),
     };
     let versions = match output.version_id() {
-        Some(version) if version != "null" => "kept: what is deleted still takes space until a lifecycle rule removes it",
+        Some(version) if version != "null" => {
+            "kept: what is deleted still takes space until a lifecycle rule removes it"
+        }
         _ => "not kept",
     };
     let checksum = match output.checksum_crc32_c() {
@@ -246,7 +255,9 @@ async fn reading(store: &S3Store, wrote: bool, lists: bool) -> Vec<Finding> {
             "Allow s3:ListBucket on the bucket for this prefix, and S3 answers 404.",
         ),
         Err(error) => Finding::bad("absence", error),
-        Ok(()) => Finding::bad("absence", Error::new(Kind::Corrupt, "the store returns an object that was never stored")),
+        Ok(()) => {
+            Finding::bad("absence", Error::new(Kind::Corrupt, "the store returns an object that was never stored"))
+        }
     });
     findings
 }

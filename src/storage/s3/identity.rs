@@ -103,7 +103,10 @@ impl Identity {
         if let Some(old) = state.kept.as_mut()
             && old.taken.credentials.expiry().is_some_and(|end| now + RENEWAL_PAUSE < end)
         {
-            tracing::warn!("could not renew the session, which is still good for a while: {}", super::failure::causes(&error));
+            tracing::warn!(
+                "could not renew the session, which is still good for a while: {}",
+                super::failure::causes(&error)
+            );
             old.renew = Some(now + RENEWAL_PAUSE);
             return Ok(old.taken.credentials.clone());
         }
@@ -217,5 +220,7 @@ fn origin(credentials: &Credentials) -> &'static str {
         From::CredentialsProfile | From::CredentialsProfileNamedProvider => "a profile",
         _ => "the AWS SDK",
     });
-    words.reduce(|best, word| if best == "a profile" || best == "the AWS SDK" { word } else { best }).unwrap_or("the AWS SDK")
+    words
+        .reduce(|best, word| if best == "a profile" || best == "the AWS SDK" { word } else { best })
+        .unwrap_or("the AWS SDK")
 }

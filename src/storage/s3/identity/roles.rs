@@ -56,6 +56,9 @@ impl RoleError {
             true => "the external id that was sent may not be the owner's: check WALDEN_EXTERNAL_ID",
             false => "if that asks for an external id, set WALDEN_EXTERNAL_ID to it",
         };
+        // The service knows the ARN where we know a key.
+        let told = message.strip_prefix("User: ").and_then(|rest| rest.split_once(" is not authorized"));
+        let caller = told.map_or(caller.as_str(), |(arn, _)| arn);
         match code.as_str() {
             "AccessDenied" | "AccessDeniedException" => format!(
                 "Allow {caller} sts:AssumeRole on {role} in its own policies, and name it in the role's trust policy; {named}."
@@ -68,7 +71,8 @@ impl RoleError {
             }
             "SignatureDoesNotMatch" => "Check AWS_SECRET_ACCESS_KEY.".to_owned(),
             "ExpiredToken" | "ExpiredTokenException" => {
-                "Renew the session that the chain of roles begins with: AWS_SESSION_TOKEN is no longer valid.".to_owned()
+                "Renew the session that the chain of roles begins with: AWS_SESSION_TOKEN is no longer valid."
+                    .to_owned()
             }
             "RegionDisabledException" => {
                 format!("Name the region of another token service: WALDEN_ASSUME_ROLE='{role};region=REGION'.")
