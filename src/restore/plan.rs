@@ -243,7 +243,7 @@ pub(super) fn check_coverage(
         Some(Point::Immediate) => Ok(None),
         Some(Point::Lsn(lsn)) if *lsn >= coverage.end => {
             Err(incomplete(format!("the archive does not reach the target {lsn}"))
-                .hint("Choose an earlier target, or another way with --target-timeline, or push the missing segments with walden wal-push."))
+                .hint("Choose an earlier target, or another way with --target-timeline, or store the missing segments with walden wal-backfill PGDATA, if a server still has them."))
         }
         Some(Point::Lsn(_)) => Ok(None),
         Some(_) if coverage.gaps.is_empty() => Ok(None),
@@ -253,7 +253,7 @@ pub(super) fn check_coverage(
         ))),
         None if coverage.gaps.is_empty() => Ok(None),
         None => Err(incomplete("the archive has a gap after the backup".to_owned()).hint(format!(
-            "Push the missing segments with walden wal-push if they still exist, or stop before the gap with --target-lsn {}.",
+            "If a server still has the missing segments, store them with walden wal-backfill PGDATA; or stop before the gap with --target-lsn {}.",
             crate::postgres::lsn::Lsn(coverage.end.0 - 1)
         ))),
     }
