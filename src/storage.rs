@@ -100,6 +100,8 @@ pub struct Options {
     pub checksum: Checksum,
     /// S3: the roles to assume, each from the one before it, the first one from what the environment has.
     pub roles: Vec<AssumedRole>,
+    /// S3: what the sessions of roles are called that say nothing else.
+    pub session_name: String,
     /// S3: what this machine knows of the store already.
     pub memory: Memory,
 }
@@ -121,9 +123,18 @@ pub async fn open(options: Options) -> Result<Arc<dyn Store>> {
     match options.location {
         Location::Directory(path) => Ok(Arc::new(local::LocalStore::new(path))),
         Location::Bucket { name, prefix } => {
-            let Options { retry_timeout, strict, addressing, checksum, roles, memory, .. } = options;
-            let options =
-                s3::Options { bucket: name, prefix, addressing, checksum, retry_timeout, strict, roles, memory };
+            let Options { retry_timeout, strict, addressing, checksum, roles, session_name, memory, .. } = options;
+            let options = s3::Options {
+                bucket: name,
+                prefix,
+                addressing,
+                checksum,
+                retry_timeout,
+                strict,
+                roles,
+                session_name,
+                memory,
+            };
             Ok(Arc::new(s3::S3Store::open(options).await?))
         }
     }

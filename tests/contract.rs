@@ -53,6 +53,7 @@ async fn part(name: &str) -> Part {
         addressing: Addressing::Auto,
         checksum: Checksum::Crc32c,
         roles: Vec::new(),
+        session_name: String::new(),
         memory: Memory::at(Some(cache.path().join("memory"))),
     };
     Part { store: storage::open(options).await.unwrap(), _directory: directory, _cache: cache }

@@ -33,7 +33,8 @@ fn two_variables_are_enough_to_work_in_another_account() {
     let asked = scene.s3().assumed();
     assert_eq!(asked.len(), 1);
     assert_eq!((asked[0]["RoleArn"].as_str(), asked[0]["ExternalId"].as_str()), (WRITER, "walden-7d1f"));
-    assert!(asked[0]["RoleSessionName"].starts_with("walden-"), "{asked:?}");
+    let name = &asked[0]["RoleSessionName"];
+    assert!(name.starts_with("walden-") && name.ends_with(&format!("-{}", support::forge::SYSTEM_ID)), "{name}");
     assert!(!asked[0].contains_key("DurationSeconds"), "{asked:?}");
     let put = scene.s3().requests().into_iter().rfind(|request| request.op == Op::Put).unwrap();
     assert!(put.header("authorization").contains("Credential=ASIAWALDENTEST"), "{put:?}");

@@ -159,8 +159,9 @@ Status 7 means damage, 9 a gap, 1 that there is no backup."
 As the user who runs archive_command or restore_command, with the same settings:
   sudo -u postgres walden --envdir /etc/walden.d doctor
 
-It stores, reads and deletes a small object, walden-doctor.txt, as far as it may. What is not allowed is told, and
-is no failure: a primary needs s3:PutObject alone, a standby s3:GetObject and s3:ListBucket."
+It stores, reads and deletes a small object, walden-doctor.txt, as far as it may. What is not
+allowed is told, and is no failure: a primary needs s3:PutObject alone, a standby s3:GetObject
+and s3:ListBucket."
         }
         VerbName::Config => {
             "\

@@ -12,7 +12,7 @@ use crate::archive::Archive;
 use crate::backup::catalogue;
 use crate::backup::push as backup_push;
 use crate::config::options;
-use crate::config::role::AssumedRole;
+use crate::config::role::{AssumedRole, usual_session_name};
 use crate::config::row::Setting;
 use crate::config::sources::Environment;
 use crate::config::target::{Goal, Selection};
@@ -22,6 +22,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::observe::{self, Observer};
 use crate::postgres::client::Client;
 use crate::postgres::control::SystemId;
+use crate::postgres::datadir;
 use crate::restore::{self, Request};
 use crate::storage::{self, memory::Memory};
 use crate::wal::segment::WalFile;
@@ -239,6 +240,7 @@ async fn open_archive(settings: &Settings, level_setting: &Setting<u32>, strict:
     let location: Location = settings.get(&options::PREFIX)?;
     let memory = Memory::at(settings.find(&options::CACHE_DIR)?);
     let address = storage::address(&location);
+    let roles = roles(settings)?;
     // A directory is asked anew each time: its file system may have been unmounted.
     let remembers = matches!(location, Location::Bucket { .. });
     let store = storage::open(storage::Options {
@@ -247,12 +249,25 @@ async fn open_archive(settings: &Settings, level_setting: &Setting<u32>, strict:
         strict,
         addressing: settings.get(&options::S3_ADDRESSING)?,
         checksum: settings.get(&options::S3_CHECKSUM)?,
-        roles: roles(settings)?,
+        session_name: session_name(&roles, settings)?,
+        roles,
         memory: memory.clone(),
     })
     .await?;
     let archive = Archive::new(store, level(settings, level_setting)?);
     Ok(if remembers { archive.remembering(memory, address) } else { archive })
+}
+
+/// What the sessions of these roles are called: after this machine, and the cluster that the command seems to be for. That
+/// is the one that was named, or that of the data directory, which is where PostgreSQL calls us.
+fn session_name(roles: &[AssumedRole], settings: &Settings) -> Result<String> {
+    if roles.is_empty() {
+        return Ok(String::new());
+    }
+    let named = settings.find(&options::SYSTEM_ID)?;
+    let directory = settings.find(&options::PGDATA)?.unwrap_or_else(|| PathBuf::from("."));
+    let system = named.or_else(|| datadir::read_control(&directory).ok().map(|(control, _)| control.system_id));
+    Ok(usual_session_name(&whoami::hostname().unwrap_or_default(), system))
 }
 
 /// The chain, with the external id wherever a role names none of its own.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::config::value::Value;
 use crate::error::{Error, Kind, Result};
+use crate::postgres::control::SystemId;
 
 /// One role of a chain.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -119,11 +120,12 @@ fn session_name(text: &str) -> Result<String> {
 
 const SESSION_MARKS: &str = "+=,.@-_";
 
-/// A name for sessions whose role has none: it says which program on which machine it was.
-pub fn usual_session_name(host: &str) -> String {
+/// A name for sessions whose role has none: it says which program it was, on which machine, and for which cluster.
+pub fn usual_session_name(host: &str, system: Option<SystemId>) -> String {
     let legal = |c: char| if c.is_ascii_alphanumeric() || SESSION_MARKS.contains(c) { c } else { '-' };
-    let name = format!("walden-{host}");
-    name.chars().map(legal).take(64).collect()
+    let cluster = system.map_or(String::new(), |system| format!("-{system}"));
+    let host: String = host.chars().map(legal).take(64 - "walden-".len() - cluster.len()).collect();
+    format!("walden-{host}{cluster}")
 }
 
 fn named(text: &str, what: &str) -> Result<String> {
@@ -208,8 +210,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_usual_session_name_is_always_legal(host in ".{0,100}") {
-            prop_assert!(session_name(&usual_session_name(&host)).is_ok());
+        fn a_usual_session_name_is_always_legal(host in ".{0,100}", system in proptest::option::of(any::<u64>())) {
+            let system = system.map(|system| system.to_string().parse().unwrap());
+            prop_assert!(session_name(&usual_session_name(&host, system)).is_ok());
         }
 
         #[test]

@@ -42,6 +42,8 @@ pub struct Options {
     pub strict: bool,
     /// The roles to assume, each from the one before it.
     pub roles: Vec<AssumedRole>,
+    /// What the sessions of roles are called that say nothing else.
+    pub session_name: String,
     /// What this machine knows of the store already.
     pub memory: Memory,
 }
@@ -101,7 +103,7 @@ pub(super) async fn connect(options: &Options) -> Result<Connected> {
         Addressing::Auto => custom.is_some() || options.bucket.contains('.'),
     };
     let endpoint = resolve(&shared, &options.bucket, custom, path_style).await?;
-    let identity = Identity::of_environment(shared.clone(), http, options.roles.clone(), options.memory.clone());
+    let identity = Identity::of_environment(shared.clone(), http, options);
     let config = aws_sdk_s3::config::Builder::from(&shared).force_path_style(path_style);
     let client = Client::from_conf(config.credentials_provider(identity.clone()).build());
     Ok(Connected { client, dialer, identity, endpoint })

@@ -3,19 +3,16 @@
 //! Nothing is concluded from policies, which the identity could not read. What it may not do is no fault in itself: a
 //! primary needs no right to read, and a standby none to write.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+mod witness;
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use aws_sdk_s3::operation::put_object::PutObjectOutput;
-use aws_smithy_runtime_api::box_error::BoxError;
-use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextRef;
-use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint};
-use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
-use aws_smithy_types::config_bag::ConfigBag;
 use bytes::Bytes;
-use jiff::fmt::rfc2822::DateTimeParser;
 use jiff::{SignedDuration, Timestamp};
 
+use self::witness::{Watching, Witness};
 use super::S3Store;
 use super::body::{Write, stream};
 use super::connect::is_amazon;
@@ -23,7 +20,7 @@ use super::failure::Action;
 use super::identity::trace::Hop;
 use crate::error::{Error, Kind, Result};
 use crate::layout::{self, Key};
-use crate::storage::examination::Finding;
+use crate::storage::examination::{Finding, Outcome};
 use crate::storage::retry::{Failure, Policy};
 use crate::storage::{Body, Store};
 
@@ -50,7 +47,7 @@ pub(super) async fn examine(store: &S3Store) -> Vec<Finding> {
     let (list, witness) = list(&store).await;
     let lists = list.is_ok();
     let reached = reached(&store, &list, &witness);
-    let usable = reached.iter().all(|finding| !matches!(finding.outcome, crate::storage::examination::Outcome::Bad(_)));
+    let usable = reached.iter().all(|finding| !matches!(finding.outcome, Outcome::Bad(_)));
     findings.extend(reached);
     if !usable {
         return findings;
@@ -95,8 +92,7 @@ async fn list(store: &S3Store) -> (Result<()>, Arc<Witness>) {
 }
 
 fn reached(store: &S3Store, list: &Result<()>, witness: &Witness) -> Vec<Finding> {
-    let seen = witness.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let Some(seen) = seen else {
+    let Some(seen) = witness.seen() else {
         let error = match list {
             Err(error) => clone(error),
             Ok(()) => Error::new(Kind::Bug, "the store was not heard"),
@@ -276,64 +272,9 @@ fn clone(error: &Error) -> Error {
     error.advice().into_iter().fold(copy, |copy, advice| copy.hint(advice))
 }
 
-/// What one answer told beside its content.
-#[derive(Debug, Default)]
-struct Witness {
-    seen: Mutex<Option<Seen>>,
-    began: Mutex<Option<Instant>>,
-}
-
-#[derive(Clone, Debug)]
-struct Seen {
-    at: Timestamp,
-    took: Duration,
-    date: Option<Timestamp>,
-    region: Option<String>,
-}
-
-/// Reads the head of an answer, whatever its status.
-#[derive(Debug)]
-struct Watching(Arc<Witness>);
-
-#[dyn_dispatch_hint]
-impl Intercept for Watching {
-    fn name(&self) -> &'static str {
-        "Watching"
-    }
-
-    fn read_before_transmit(
-        &self,
-        _context: &aws_smithy_runtime_api::client::interceptors::context::BeforeTransmitInterceptorContextRef<'_>,
-        _components: &RuntimeComponents,
-        _config: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        *self.0.began.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        Ok(())
-    }
-
-    fn read_before_deserialization(
-        &self,
-        context: &BeforeDeserializationInterceptorContextRef<'_>,
-        _components: &RuntimeComponents,
-        _config: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        let headers = context.response().headers();
-        let began = *self.0.began.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = Seen {
-            at: Timestamp::now(),
-            took: began.map(|began| began.elapsed()).unwrap_or_default(),
-            date: headers.get("date").and_then(|date| DateTimeParser::new().parse_timestamp(date).ok()),
-            region: headers.get("x-amz-bucket-region").map(str::to_owned),
-        };
-        *self.0.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::examination::Outcome;
 
     #[test]
     fn clocks_are_compared_with_what_s3_allows() {

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, OnceCell};
 
 use self::roles::RoleError;
-use super::connect::variable;
+use super::connect::{Options, variable};
 use super::http::Http;
 use crate::config::role::AssumedRole;
 use crate::storage::memory::Memory;
@@ -48,6 +48,8 @@ struct Inner {
     base: SdkConfig,
     http: Http,
     roles: Vec<AssumedRole>,
+    /// For roles that have none of their own.
+    session_name: String,
     /// Built when it is first needed: most calls find what they need in the environment or in the memory.
     chain: OnceCell<DefaultCredentialsChain>,
     memory: Memory,
@@ -80,9 +82,10 @@ struct Kept {
 
 impl Identity {
     /// Of this environment, with these roles after it; nothing is asked yet. `base` is how the token service is reached.
-    pub fn of_environment(base: SdkConfig, http: Http, roles: Vec<AssumedRole>, memory: Memory) -> Identity {
+    pub fn of_environment(base: SdkConfig, http: Http, options: &Options) -> Identity {
+        let Options { roles, session_name, memory, .. } = options.clone();
         let (chain, state) = (OnceCell::new(), Mutex::default());
-        Identity(Arc::new(Inner { base, http, roles, chain, memory, state }))
+        Identity(Arc::new(Inner { base, http, roles, session_name, chain, memory, state }))
     }
 
     /// Credentials that are good now.
@@ -123,7 +126,7 @@ impl Identity {
             Some(Kept { asked: Some(asked), .. }) if *asked > began => true,
             _ => {
                 state.kept = None;
-                self.0.memory.forget(&session::fingerprint(&self.0.roles));
+                self.0.memory.forget(&self.fingerprint());
                 true
             }
         }
@@ -136,19 +139,19 @@ impl Identity {
 
     /// From the environment, else from the memory if it may be asked, else from the SDK's chain and the token service.
     async fn find(&self, remembered: bool) -> Result<Kept, CredentialsError> {
-        let Inner { roles, memory, .. } = &*self.0;
+        let Inner { base, roles, session_name, memory, .. } = &*self.0;
         let asked = Some(Instant::now());
         let lasting = has_lasting_key();
         if lasting && roles.is_empty() {
             return Ok(Kept { taken: self.source().await?, renew: None, asked });
         }
-        let key = session::fingerprint(roles);
+        let key = self.fingerprint();
         if remembered && let Some((taken, renew)) = session::recall(memory, &key) {
             return Ok(Kept { taken, renew: Some(renew), asked: None });
         }
         let mut taken = self.source().await?;
         for role in roles {
-            taken = roles::assume(&self.0.base, role, &taken).await.map_err(CredentialsError::provider_error)?;
+            taken = roles::assume(base, role, session_name, &taken).await.map_err(CredentialsError::provider_error)?;
         }
         let now = SystemTime::now();
         let renew = taken.credentials.expiry().map(|end| {
@@ -157,6 +160,10 @@ impl Identity {
             end.checked_sub(OWN_MARGIN.min(life / 6)).unwrap_or(now)
         });
         Ok(Kept { taken, renew, asked })
+    }
+
+    fn fingerprint(&self) -> String {
+        session::fingerprint(&self.0.roles, &self.0.session_name)
     }
 
     /// What the SDK finds in this environment.

@@ -15,7 +15,7 @@ use aws_sdk_sts::operation::assume_role::AssumeRoleOutput;
 use aws_sdk_sts::types::Tag;
 
 use super::Taken;
-use crate::config::role::{AssumedRole, usual_session_name};
+use crate::config::role::AssumedRole;
 use crate::storage::s3::failure::causes;
 
 /// How long the token service may take for one answer. It is asked again within the budget of the request that needs the
@@ -95,15 +95,20 @@ impl fmt::Display for RoleError {
 
 impl std::error::Error for RoleError {}
 
-/// Takes the role on.
-pub(super) async fn assume(base: &SdkConfig, role: &AssumedRole, from: &Taken) -> Result<Taken, RoleError> {
+/// Takes the role on; `session_name` is for a role that has none of its own.
+pub(super) async fn assume(
+    base: &SdkConfig,
+    role: &AssumedRole,
+    session_name: &str,
+    from: &Taken,
+) -> Result<Taken, RoleError> {
     let server = Arc::new(Mutex::new(String::from("the token service")));
     let answer = {
         let server = server.clone();
         let request = client(base, role, &from.credentials)
             .assume_role()
             .role_arn(&role.arn)
-            .role_session_name(role.session_name.clone().unwrap_or_else(session_name))
+            .role_session_name(role.session_name.as_deref().unwrap_or(session_name))
             .set_external_id(role.external_id.as_ref().map(|id| id.as_str().to_owned()))
             .set_duration_seconds(role.duration.and_then(|duration| duration.as_secs().try_into().ok()))
             .set_tags((!role.tags.is_empty()).then(|| role.tags.iter().filter_map(tag).collect()));
@@ -166,10 +171,6 @@ fn client(base: &SdkConfig, role: &AssumedRole, from: &Credentials) -> Client {
         config.set_endpoint_url(Some(endpoint.clone()));
     }
     Client::from_conf(config.build())
-}
-
-fn session_name() -> String {
-    usual_session_name(&whoami::hostname().unwrap_or_default())
 }
 
 fn tag((key, value): &(String, String)) -> Option<Tag> {

@@ -66,7 +66,7 @@ pub(super) fn recall(memory: &Memory, key: &str) -> Option<(Taken, SystemTime)> 
 
 /// Everything that decides who is found, as one text, of which the memory keeps a digest: all AWS variables, with the
 /// role, the token service and the token's file among them, the state of the profile files, and our own chain of roles.
-pub(super) fn fingerprint(roles: &[AssumedRole]) -> String {
+pub(super) fn fingerprint(roles: &[AssumedRole], session_name: &str) -> String {
     let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
     let mut variables: Vec<_> = variables.filter(|(name, _)| name.starts_with("AWS_") || name == "HOME").collect();
     variables.sort();
@@ -74,7 +74,7 @@ pub(super) fn fingerprint(roles: &[AssumedRole]) -> String {
     let file = |name: &str, usual: &str| variable(name).map_or_else(|| home.join(usual), PathBuf::from);
     let files = [file("AWS_CONFIG_FILE", ".aws/config"), file("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials")];
     let states = files.map(|path| (state(&path), path));
-    format!("session\n{variables:?}\n{states:?}\n{roles:?}")
+    format!("session\n{variables:?}\n{states:?}\n{session_name}\n{roles:?}")
 }
 
 /// When a file was last changed, and its size; `None` if it is not there.

@@ -39,7 +39,7 @@ impl Identity {
         taken.who = who.clone().unwrap_or(taken.who);
         hops.push(Hop::of(&taken, who, origin));
         for role in &self.0.roles {
-            taken = match roles::assume(&self.0.base, role, &taken).await {
+            taken = match roles::assume(&self.0.base, role, &self.0.session_name, &taken).await {
                 Ok(taken) => taken,
                 Err(error) => return (hops, Some(CredentialsError::provider_error(error))),
             };
