@@ -84,12 +84,16 @@ fn a_web_identity_with_a_role_of_its_own_is_where_the_chain_begins() {
 #[test]
 fn a_thousandth_segment_asks_for_no_session_and_another_role_does() {
     let scene = Scene::on_s3();
-    for number in 1..=4 {
+    // WALDEN_TEST_SEGMENTS=1000 makes the name true.
+    let count = std::env::var("WALDEN_TEST_SEGMENTS").map_or(5, |count| count.parse().unwrap());
+    for number in 1..=count {
         as_writer(&scene, number).run().code(0);
     }
     assert_eq!(scene.s3().assumed().len(), 1);
-    push(&scene, 5).env("WALDEN_ASSUME_ROLE", HOP).run().code(0);
-    as_writer(&scene, 6).env("WALDEN_EXTERNAL_ID", "another").run().code(0);
+    // Two of the puts ask whether the store honours conditions.
+    assert_eq!(scene.s3().requests().len() as u64, count + 3);
+    push(&scene, count + 1).env("WALDEN_ASSUME_ROLE", HOP).run().code(0);
+    as_writer(&scene, count + 2).env("WALDEN_EXTERNAL_ID", "another").run().code(0);
     assert_eq!(scene.s3().assumed().len(), 2);
     // Neither a role's session nor the keys it came from may be read by others, and the keys are not there at all.
     let secret = support::s3::SECRET_KEY;
@@ -169,13 +173,66 @@ fn sessions_that_end_under_way_are_renewed_once_each_for_all_workers() {
 
 #[test]
 fn a_renewal_that_fails_does_not_end_what_the_old_session_can_still_do() {
-    let scene = Scene::on_s3();
-    scene.s3().set_session_life(Duration::from_secs(60));
-    // The first session is given, the others are not: the prefetch-like burst goes on with the one that lives.
-    as_writer(&scene, 1).run().code(0);
+    let scene = backfilled(100);
+    // Renewed a second before its end, while a put begins every few hundredths of one.
+    scene.s3().set_session_life(Duration::from_secs(6));
+    scene.s3().fail_always(On::op(Op::Put), Fault::StallBeforeAnswer(Duration::from_millis(500)));
+    let backfill =
+        scene.walden(&["wal-backfill", "."]).env("WALDEN_ASSUME_ROLE", WRITER).env("WALDEN_RETRY_TIMEOUT", "30s");
+    let running = std::thread::spawn(|| backfill.run());
+    wait_until(|| scene.s3().assumed().len() == 1);
+    scene.s3().fail_next(On::op(Op::Assume), Fault::Status(503, "ServiceUnavailable"));
+    scene.s3().fail_next(On::op(Op::Assume), Fault::Status(403, "AccessDenied"));
+    let ran = running.join().unwrap().code(0);
+    ran.stderr_has("could not renew the session, which is still good for a while");
+    assert!(!scene.s3().assumed().is_empty(), "renewed in the end");
+    assert_eq!(scene.archived_names().len(), 100);
+}
+
+#[test]
+fn many_requests_that_wait_for_a_refused_role_are_one_request_for_it() {
+    let scene = backfilled(40);
     scene.s3().fail_always(On::op(Op::Assume), Fault::Status(403, "AccessDenied"));
-    // Of the first session 50 of its 60 seconds are gone for another process: it is not remembered, so this one is refused.
-    as_writer(&scene, 2).run().code(4).stderr_has("could not assume the role");
+    scene.walden(&["wal-backfill", "."]).env("WALDEN_ASSUME_ROLE", WRITER).run().code(4).stderr_has(WRITER);
+    assert_eq!(scene.s3().count(Op::Assume), 1);
+}
+
+#[test]
+fn a_token_that_was_rotated_is_read_again() {
+    let scene = backfilled(40);
+    scene.s3().fail_always(On::op(Op::Put), Fault::StallBeforeAnswer(Duration::from_millis(1500)));
+    let identity = scene.s3().web_identity(scene.data.path(), Duration::from_secs(3));
+    let token = identity.iter().find(|(name, _)| *name == "AWS_WEB_IDENTITY_TOKEN_FILE").unwrap().1.clone();
+    let backfill = scene.walden(&["wal-backfill", "."]).without(&["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]);
+    let running = backfill.envs(identity).spawn();
+    let mut asked = Vec::new();
+    wait_until(|| {
+        asked.extend(scene.s3().assumed());
+        !asked.is_empty()
+    });
+    fs::write(&token, "rotated.web.token").unwrap();
+    assert!(running.wait_with_output().unwrap().status.success());
+    asked.extend(scene.s3().assumed());
+    let tokens: Vec<&str> = asked.iter().map(|asked| &*asked["WebIdentityToken"]).collect();
+    assert_eq!((tokens[0], *tokens.last().unwrap()), ("a.web.token", "rotated.web.token"));
+}
+
+/// A data directory with so many segments that the archive has not.
+fn backfilled(count: u64) -> Scene {
+    let scene = Scene::on_s3();
+    for number in 1..=count {
+        let name = scene.write(&small(number));
+        fs::write(scene.wal(&format!("archive_status/{name}.done")), "").unwrap();
+    }
+    scene
+}
+
+fn wait_until(mut done: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !done() {
+        assert!(began.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

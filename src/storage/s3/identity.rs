@@ -33,8 +33,12 @@ use crate::storage::memory::Memory;
 /// A session of this process is renewed when a sixth of its life is left, or this much if that is less.
 const OWN_MARGIN: Duration = Duration::from_secs(300);
 
-/// When a renewal has failed and the old session is still good, the next attempt comes so much later.
+/// When a renewal has failed and the old session is still good, the next attempt comes so much later, or when half of what
+/// is left is gone.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(10);
+
+/// With less than this left, a session is not begun a request with.
+const LAST_MOMENT: Duration = Duration::from_millis(500);
 
 /// For so long a refusal is the answer to everybody: the many requests of a backup are not each to be refused.
 const REFUSED_FOR: Duration = Duration::from_secs(10);
@@ -103,14 +107,16 @@ impl Identity {
             Ok(found) => return Ok(state.kept.insert(found).taken.credentials.clone()),
             Err(error) => error,
         };
+        let now = SystemTime::now();
         if let Some(old) = state.kept.as_mut()
-            && old.taken.credentials.expiry().is_some_and(|end| now + RENEWAL_PAUSE < end)
+            && let Some(left) = old.taken.credentials.expiry().and_then(|end| end.duration_since(now).ok())
+            && left > LAST_MOMENT
         {
             tracing::warn!(
                 "could not renew the session, which is still good for a while: {}",
                 super::failure::causes(&error)
             );
-            old.renew = Some(now + RENEWAL_PAUSE);
+            old.renew = Some(now + RENEWAL_PAUSE.min(left / 2));
             return Ok(old.taken.credentials.clone());
         }
         state.refused = refusal(&error).map(|refusal| (Instant::now(), refusal));
