@@ -236,7 +236,12 @@ async fn reading(store: &S3Store, wrote: bool, lists: bool) -> Vec<Finding> {
                 false => Err(Error::new(Kind::Corrupt, "the store returns other bytes than were stored")),
             }
         };
-        findings.push(right("get", read.await, "s3:GetObject", "this identity cannot restore"));
+        let read = read.await;
+        let reads = read.is_ok();
+        findings.push(right("get", read, "s3:GetObject", "this identity cannot restore"));
+        if reads {
+            findings.extend(lock(store).await);
+        }
     }
     let absent = store.get(&format!("{}.absent", Key::Doctor), None).await.map(drop);
     findings.push(match absent {
@@ -256,6 +261,26 @@ async fn reading(store: &S3Store, wrote: bool, lists: bool) -> Vec<Finding> {
         }
     });
     findings
+}
+
+/// Whether the bucket locks new objects by itself; `None` if the store does not say.
+async fn lock(store: &S3Store) -> Option<Finding> {
+    let key = Key::Doctor.to_string();
+    let request = |tracked| async {
+        let request = store.client.head_object().bucket(&store.bucket).key(store.key(&key));
+        Ok(request.customize().interceptor(tracked).send().await)
+    };
+    let output = store.send(Action::Head, &key, 0, store.policy, request).await.ok()?;
+    let Some(mode) = output.object_lock_mode() else {
+        return Some(Finding::good("object lock", "new objects are not locked by themselves"));
+    };
+    let until = output.object_lock_retain_until_date().and_then(|end| Timestamp::from_second(end.secs()).ok());
+    let until = until.map_or(String::new(), |end| format!(" until {}", end.strftime("%F %T%:z")));
+    Some(Finding::limited(
+        "object lock",
+        format!("new objects are locked ({mode}){until}: nothing can be removed for good before"),
+        "Nothing, if that is meant: it is the default retention of the bucket.",
+    ))
 }
 
 /// Takes the probe away, where that may be done.
