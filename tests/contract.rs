@@ -25,7 +25,7 @@ use walden::storage::memory::Memory;
 use walden::storage::{self, Body, ListQuery, PAGE_SIZE, PutMode, Store};
 
 use support::random::Random;
-use support::s3::{BUCKET, S3};
+use support::s3::{Answer, BUCKET, S3};
 
 /// A part of the store that only this test uses.
 struct Part {
@@ -51,7 +51,7 @@ async fn part(name: &str) -> Part {
         retry_timeout: Duration::from_secs(20),
         strict: false,
         addressing: Addressing::Auto,
-        checksum: Checksum::Crc32c,
+        checksum: Checksum::Auto,
         roles: Vec::new(),
         session_name: String::new(),
         memory: Memory::at(Some(cache.path().join("memory"))),
@@ -374,6 +374,13 @@ fn the_rest_runs_on(prefix: &str, variables: impl IntoIterator<Item = (&'static 
 fn the_same_promises_hold_on_the_scripted_s3() {
     let s3 = S3::start();
     the_rest_runs_on(&format!("s3://{BUCKET}/contract"), s3.env(), &[]);
+}
+
+#[test]
+fn the_same_promises_hold_on_an_old_store_but_for_races() {
+    let s3 = S3::start();
+    s3.grow_old(Answer::refusal(400, "InvalidRequest", "Unsupported header"));
+    the_rest_runs_on(&format!("s3://{BUCKET}/contract"), s3.env(), &["of_sixteen_racing_creators"]);
 }
 
 /// `scripts/test` starts the server and sets the variables.

@@ -260,8 +260,9 @@ pub static S3_ADDRESSING: Setting<Addressing> = Setting::new(Row {
 pub static S3_CHECKSUM: Setting<Checksum> = Setting::new(Row {
     name: "s3-checksum",
     value: Some("HOW"),
-    default: Some("crc32c"),
-    doc: "The checksum that the store verifies when an object arrives; off only for a store that refuses it",
+    default: Some("auto"),
+    doc: "The checksum that the store verifies when an object arrives: auto means CRC-32C, or Content-MD5 for a store that \
+          turns out not to verify that",
     ..Row::SETTING
 });
 

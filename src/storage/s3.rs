@@ -5,6 +5,7 @@
 //! (`storage::retry`), the SDK's are off.
 
 mod body;
+mod checksum;
 mod condition;
 mod connect;
 mod dial;
@@ -13,18 +14,19 @@ mod examine;
 mod failure;
 mod http;
 mod identity;
+mod refusal;
+mod send;
 mod signing;
+mod throttle;
 mod watch;
 
-use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ::http::Uri;
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
-use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::put_object::PutObjectOutput;
 use aws_sdk_s3::primitives::DateTime;
@@ -32,6 +34,7 @@ use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 use jiff::Timestamp;
 
 use self::body::{Write, digest, hashed, stream};
+use self::checksum::{Checksums, ContentMd5, Cover};
 use self::condition::{Conditions, Verdict};
 use self::connect::Connected;
 pub use self::connect::{Options, endpoint};
@@ -39,12 +42,12 @@ use self::dial::Dialer;
 use self::download::S3Chunks;
 use self::failure::Action;
 use self::identity::Identity;
-use self::watch::Tracked;
+use self::refusal::Refusal;
+use self::throttle::Throttle;
 use super::examination::Finding;
-use super::progress::{Phase, Progress};
+use super::progress::Progress;
 use super::retry::{Failure, Policy};
 use super::{Body, Cursor, Download, End, ListQuery, ObjectInfo, PAGE_SIZE, Page, PutMode, Store};
-use crate::config::value::Checksum;
 use crate::error::{Error, Kind, Result};
 
 /// Pages of one listing that are asked for at the same time. S3 answers a page of a thousand keys in some 100 ms, and takes
@@ -62,8 +65,9 @@ pub struct S3Store {
     /// Empty, or ends in `/`.
     prefix: String,
     policy: Policy,
-    checksum: Checksum,
+    checksums: Arc<Checksums>,
     conditions: Arc<Conditions>,
+    throttle: Throttle,
     progress: Progress,
 }
 
@@ -78,7 +82,9 @@ impl S3Store {
         let Options { bucket, prefix, checksum, retry_timeout, strict, memory, .. } = options;
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
         let url = format!("s3://{bucket}/{prefix}");
-        let conditions = Conditions::of(&endpoint.to_string(), &url, connect::is_amazon(&endpoint), memory);
+        let (server, amazon) = (endpoint.to_string(), connect::is_amazon(&endpoint));
+        let checksums = Checksums::of(checksum, &server, &url, amazon, memory.clone());
+        let conditions = Conditions::of(&server, &url, amazon, memory);
         Ok(S3Store {
             client,
             dialer,
@@ -87,8 +93,9 @@ impl S3Store {
             bucket,
             prefix,
             policy: Policy { strict, ..Policy::within(retry_timeout) },
-            checksum,
+            checksums: Arc::new(checksums),
             conditions: Arc::new(conditions),
+            throttle: Throttle::default(),
             progress: Progress::default(),
         })
     }
@@ -97,95 +104,70 @@ impl S3Store {
         format!("{}{key}", self.prefix)
     }
 
-    /// Sends a request, each try bounded by the time that `bytes` may take, until the policy gives up.
-    async fn send<T, E, F>(
-        &self,
-        action: Action,
-        key: &str,
-        bytes: u64,
-        policy: Policy,
-        mut request: impl FnMut(Tracked) -> F + Send,
-    ) -> Result<T>
-    where
-        F: Future<Output = Result<Result<T, SdkError<E>>, Failure>> + Send,
-        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
-    {
-        let url = self.url(key);
-        let running = self.progress.begin(action.doing(&url));
-        let (mut tries, mut renewed) = (policy.carrying(bytes).begin(), false);
-        loop {
-            let began = Instant::now();
-            running.enter(Phase::Credentials);
-            let failure = tokio::select! {
-                outcome = request(Tracked(running.clone())) => match outcome {
-                    Ok(Ok(output)) => return Ok(output),
-                    Ok(Err(error)) => {
-                        let renew = !renewed && failure::is_stale_session(&error) && self.identity.discard(began).await;
-                        match failure::classify(action, &url, error) {
-                            Failure::Final(error) if renew => {
-                                renewed = true;
-                                Failure::Transient(error)
-                            }
-                            failure => failure,
-                        }
-                    }
-                    Err(failure) => failure,
-                },
-                why = watch::too_long(&running, bytes, tries.left()) => {
-                    Failure::Transient(failure::given_up(action, &url, why))
-                }
-            };
-            let failure = self.as_whom(failure);
-            let phase = running.phase();
-            running.enter(Phase::Pausing);
-            tries.again(failure).await.map_err(|error| match error.kind() {
-                Kind::Unreachable => error.detail(format!("the endpoint is {}, the phase: {phase}", self.endpoint)),
-                _ => error,
-            })?;
-        }
-    }
-
-    /// A refusal says who was refused.
-    fn as_whom(&self, failure: Failure) -> Failure {
-        match failure {
-            Failure::Final(error) if error.kind() == Kind::Denied => Failure::Final(match self.identity.describe() {
-                Some(who) => error.detail(format!("asked as {who}")),
-                None => error,
-            }),
-            failure => failure,
-        }
-    }
-
     /// One put, with its condition or without.
-    async fn write(&self, key: &str, write: &Write, only_new: bool, policy: Policy) -> Result<()> {
-        let body = &write.body;
-        self.send(Action::Put, key, body.size(), policy, |tracked| async {
+    async fn write(&self, key: &str, write: &Write, only_new: bool, policy: Policy) -> Result<PutObjectOutput> {
+        let (outcome, suspect) = self.write_as_is(key, write, only_new, policy).await;
+        if outcome.is_ok() || !suspect || !self.checksums.may_do_without(&write.cover) {
+            return outcome;
+        }
+        // The header is to blame only if the same put without it is well.
+        let (again, _) = self.write_as_is(key, &write.covered_by_md5().await?, only_new, policy).await;
+        match again {
+            Err(error) if error.kind() != Kind::AlreadyExists => outcome,
+            again => {
+                self.checksums.learn("refuses");
+                again
+            }
+        }
+    }
+
+    /// A put with just this cover, and whether the store may have refused it because of that.
+    async fn write_as_is(
+        &self,
+        key: &str,
+        write: &Write,
+        only_new: bool,
+        policy: Policy,
+    ) -> (Result<PutObjectOutput>, bool) {
+        let (body, suspect) = (&write.body, AtomicBool::new(false));
+        let put = |tracked| async {
             let request = self
                 .client
                 .put_object()
                 .bucket(&self.bucket)
                 .key(self.key(key))
                 .content_length(body.size() as i64)
-                .set_checksum_crc32_c(write.checksum.clone())
+                .set_checksum_crc32_c(write.cover.crc32c_header())
+                .set_content_md5(write.cover.md5_header())
                 .set_if_none_match(only_new.then(|| "*".to_owned()))
                 .body(stream(body).await.map_err(Failure::Final)?);
             let request = request.customize().interceptor(write.signing.clone()).interceptor(tracked);
             match request.send().await {
-                Ok(output) => self.believe(key, write, &output).map(Ok),
-                Err(error) => Ok(Err(error)),
+                Ok(output) => self.believe(key, write, &output).map(|()| Ok(output)),
+                Err(error) => {
+                    let header = failure::refusal(&error).is_some_and(|refusal| refusal.may_mean_a_header());
+                    suspect.store(header, Ordering::Relaxed);
+                    Ok(Err(error))
+                }
             }
-        })
-        .await
+        };
+        let outcome = self.send(Action::Put, key, body.size(), policy, put).await;
+        (outcome, suspect.into_inner())
     }
 
     /// Is what says that it stored the object a store? Something between here and there may answer 200 to anything.
     fn believe(&self, key: &str, write: &Write, output: &PutObjectOutput) -> Result<(), Failure> {
-        let doubt = |why: &str| Err(Failure::Transient(failure::given_up(Action::Put, &self.url(key), why)));
+        let doubt = |why: &str| Err(Failure::Transient(self.attempt(Action::Put, key).given_up(why)));
         if output.e_tag().is_none_or(str::is_empty) {
             return doubt("the answer has no ETag, as that of a store has");
         }
-        match (output.checksum_crc32_c(), &write.checksum) {
-            (Some(theirs), Some(ours)) if theirs != ours => doubt("the store has other bytes than were sent"),
+        match (output.checksum_crc32_c(), &write.cover) {
+            (Some(theirs), Cover::Crc32c(ours)) if theirs != ours => doubt("the store has other bytes than were sent"),
+            // A store that verified it says so (Amazon S3 API Reference, "PutObject").
+            (None, Cover::Crc32c(_)) => {
+                self.checksums.learn("passes over");
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -249,13 +231,16 @@ impl Store for S3Store {
     }
 
     async fn put(&self, key: &str, body: Body, mode: PutMode) -> Result<()> {
+        // First of all: what it finds out of the store, the put can use.
+        let verdict = match mode {
+            PutMode::Replace => None,
+            PutMode::New => Some(self.conditions.verdict(self).await),
+        };
         let write = Write::prepare(self, &body).await?;
-        match mode {
-            PutMode::Replace => self.write(key, &write, false, self.policy).await,
-            PutMode::New => match self.conditions.verdict(self).await {
-                Verdict::Honoured | Verdict::Undecided => self.write(key, &write, true, self.policy).await,
-                Verdict::Ignored => self.write_guarded(key, &write).await,
-            },
+        match verdict {
+            None => self.write(key, &write, false, self.policy).await.map(drop),
+            Some(Verdict::Honoured | Verdict::Undecided) => self.write(key, &write, true, self.policy).await.map(drop),
+            Some(Verdict::Ignored) => self.write_guarded(key, &write).await,
         }
     }
 
@@ -330,7 +315,7 @@ impl Store for S3Store {
             let delete = Delete::builder().set_objects(Some(identifiers)).quiet(true).build().map_err(unbuildable)?;
             let request = |tracked| async {
                 let request = self.client.delete_objects().bucket(&self.bucket).delete(delete.clone());
-                Ok(request.customize().interceptor(tracked).send().await)
+                Ok(request.customize().interceptor(ContentMd5).interceptor(tracked).send().await)
             };
             let output = self.send(Action::Delete, &batch[0], 0, self.policy, request).await?;
             refused.extend(output.errors.unwrap_or_default());
@@ -340,8 +325,9 @@ impl Store for S3Store {
             None => Ok(()),
             Some(first) => {
                 let key = first.key().unwrap_or_default();
-                let url = self.url(key.strip_prefix(&self.prefix).unwrap_or(key));
-                let error = failure::refused(Action::Delete, &url, first.code(), first.message());
+                let attempt = self.attempt(Action::Delete, key.strip_prefix(&self.prefix).unwrap_or(key));
+                let error = attempt
+                    .refused(&Refusal::of_key(first.code(), first.message()), self.identity.describe().as_deref());
                 Err(error.detail(format!("{} objects could not be deleted", refused.len())))
             }
         }

@@ -101,7 +101,7 @@ async fn probe(store: &S3Store) -> Verdict {
             store.write(&Key::Probe.to_string(), &write, true, Policy::once(PROBE_PATIENCE)).await
         };
         match put.await {
-            Ok(()) => {}
+            Ok(_) => {}
             Err(error) if error.kind() == Kind::AlreadyExists => return Verdict::Honoured,
             Err(error) => {
                 tracing::debug!("could not find out whether the store honours If-None-Match: {error}");

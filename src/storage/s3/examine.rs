@@ -14,14 +14,14 @@ use jiff::{SignedDuration, Timestamp};
 
 use self::witness::{Watching, Witness};
 use super::S3Store;
-use super::body::{Write, stream};
+use super::body::Write;
 use super::connect::is_amazon;
 use super::failure::Action;
 use super::identity::trace::Hop;
 use crate::error::{Error, Kind, Result};
 use crate::layout::{self, Key};
 use crate::storage::examination::{Finding, Outcome};
-use crate::storage::retry::{Failure, Policy};
+use crate::storage::retry::Policy;
 use crate::storage::{Body, Store};
 
 /// How long one question may take: the whole examination is to end within seconds.
@@ -184,17 +184,8 @@ async fn writing(store: &S3Store) -> (Vec<Finding>, bool) {
 }
 
 async fn put(store: &S3Store) -> Result<PutObjectOutput> {
-    let body = Body::Memory(Bytes::from_static(layout::DOCTOR));
-    let write = Write::prepare(store, &body).await?;
-    let key = Key::Doctor.to_string();
-    store
-        .send(Action::Put, &key, body.size(), store.policy, |tracked| async {
-            let request = store.client.put_object().bucket(&store.bucket).key(store.key(&key));
-            let request = request.content_length(body.size() as i64).set_checksum_crc32_c(write.checksum.clone());
-            let request = request.if_none_match("*").body(stream(&body).await.map_err(Failure::Final)?);
-            Ok(request.customize().interceptor(write.signing.clone()).interceptor(tracked).send().await)
-        })
-        .await
+    let write = Write::prepare(store, &Body::Memory(Bytes::from_static(layout::DOCTOR))).await?;
+    store.write(&Key::Doctor.to_string(), &write, true, store.policy).await
 }
 
 /// What the bucket does with new objects by itself.
@@ -212,7 +203,7 @@ fn habits(output: &PutObjectOutput) -> Vec<Finding> {
     };
     let checksum = match output.checksum_crc32_c() {
         Some(_) => "CRC-32C verified on arrival",
-        None => "not spoken of: the store may not verify what arrives",
+        None => "CRC-32C is not known: objects are covered by Content-MD5",
     };
     vec![
         Finding::good("checksum", checksum),
