@@ -6,12 +6,11 @@
 mod support;
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::Duration;
 
-use support::forge;
 use support::s3::{Answer, Fault, On, Op, SECRET_KEY};
 use support::scene::{Scene, small};
 use support::walden::Walden;
@@ -260,20 +259,28 @@ fn strangers() -> Vec<Case> {
             Fetch,
             Answer { status: 404, headers: Vec::new(), body: String::new() },
         ),
-        setting("something that speaks another protocol", Push, "AWS_ENDPOINT_URL", format!("http://{}", speaks_ssh())),
+        setting(
+            "something that speaks another protocol",
+            Push,
+            "AWS_ENDPOINT_URL",
+            format!("http://{}", speaks_smtp()),
+        ),
         setting("nobody", Fetch, "AWS_ENDPOINT_URL", format!("http://{}", nobody())),
         setting("a name that does not exist", Push, "AWS_ENDPOINT_URL", "http://no-such-host.invalid"),
     ]
 }
 
-/// A server that greets first, and not in HTTP.
-fn speaks_ssh() -> SocketAddr {
+/// A server that answers, and not in HTTP.
+fn speaks_smtp() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
-            let _ = stream.write_all(b"SSH-2.0-OpenSSH_9.2p1\r\n");
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::spawn(move || {
+                let _ = stream.read(&mut [0]);
+                let _ = stream.write_all(b"500 command not recognized\r\n");
+                std::thread::sleep(Duration::from_secs(5));
+            });
         }
     });
     address
@@ -307,7 +314,8 @@ fn normal(text: &str, scene: &Scene) -> String {
     let text = text.replace(&scene.s3().address().to_string(), "HOST:PORT");
     let lines = text.lines().map(|line| {
         let line = replaced(line, "gave up after ", ", for", "N attempts in S s");
-        replaced(&line, "http://127.0.0.1:", "/", "PORT").replace("no connection to 127.0.0.1:", "no connection to ")
+        let line = replaced(&line, "http://127.0.0.1:", "/", "PORT");
+        replaced(&line, "no connection to 127.0.0.1:", ":", "PORT")
     });
     lines.collect::<Vec<_>>().join("\n") + "\n"
 }
@@ -419,7 +427,7 @@ fn no_secret_is_in_any_log_at_any_level() {
     let requests = scene.s3().requests();
     let of = |name: &'static str, after: &'static str| {
         let values = requests.iter().map(move |request| request.header(name));
-        values.filter_map(move |value| Some(value.split_once(after)?.1.to_owned()))
+        values.filter_map(move |value| Some(value.split_once(after)?.1.to_owned())).filter(|value| !value.is_empty())
     };
     let mut secrets: Vec<String> = of("authorization", "Signature=").chain(of("x-amz-security-token", "")).collect();
     assert!(secrets.len() > 50 && secrets.iter().any(|secret| secret.ends_with("-token")), "{}", secrets.len());
@@ -428,5 +436,5 @@ fn no_secret_is_in_any_log_at_any_level() {
         assert!(!said.contains(&secret), "{secret} was told");
     }
     // The log is there, and an access key's id is no secret.
-    assert!(said.contains("could not") && said.contains("the access key ASIAWALDENTEST"));
+    assert!(said.contains("could not") && said.contains("access key ASIAWALDENTEST"));
 }

@@ -38,6 +38,9 @@ impl Action {
     }
 }
 
+/// Where to look when nothing that makes sense comes back.
+pub(super) const UNREACHABLE: &str = "Check AWS_ENDPOINT_URL, AWS_REGION and the network.";
+
 /// A request as messages tell of it.
 #[derive(Clone, Debug)]
 pub(super) struct Attempt<'a> {
@@ -185,7 +188,7 @@ fn undelivered(attempt: &Attempt<'_>, error: &(dyn StdError + 'static)) -> Failu
     Failure::Transient(match dial.map(|dial| &dial.step) {
         Some(Step::Proxy(_)) => error.hint("Check HTTPS_PROXY and NO_PROXY: the proxy must let this address through."),
         Some(Step::Tls) => error.hint("Check that AWS_ENDPOINT_URL names a port that speaks TLS, or write http://."),
-        _ => error.hint("Check AWS_ENDPOINT_URL, AWS_REGION and the network."),
+        _ => error.hint(UNREACHABLE),
     })
 }
 

@@ -270,6 +270,9 @@ impl Refusal {
                 "The store asks for fewer requests: lower --workers or WALDEN_WORKERS, or raise --retry-timeout or WALDEN_RETRY_TIMEOUT."
             }
             _ if self.region.is_some() && self.status == 400 => return Some(self.other_region(attempt)),
+            _ if self.is_transient(attempt.action) => {
+                "It may pass: run the command again, or raise --retry-timeout or WALDEN_RETRY_TIMEOUT."
+            }
             _ => return None,
         };
         Some(fixed.to_owned())
@@ -288,7 +291,8 @@ impl Refusal {
     fn not_understood(&self) -> String {
         let message = self.message.as_deref().unwrap_or_default().to_ascii_lowercase();
         if message.contains("checksum") || message.contains("content-md5") {
-            return "If the store does not know checksum headers, set WALDEN_S3_CHECKSUM=off.".to_owned();
+            return "Set --s3-checksum or WALDEN_S3_CHECKSUM to auto, or to off for a store that does not know Content-MD5 either."
+                .to_owned();
         }
         // "The object was stored using a form of Server Side Encryption. The correct parameters must be provided to
         // retrieve the object."
@@ -388,7 +392,7 @@ fn tidy(text: &str) -> String {
     let line = line.collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(LONGEST_MESSAGE) {
         Some((end, _)) => format!("{}...", &line[..end]),
-        None => line,
+        None => line.trim_end_matches('.').to_owned(),
     }
 }
 

@@ -49,7 +49,7 @@ impl S3Store {
                 Ok(_) => tokio::select! {
                     outcome = request(Tracked(running.clone())) => outcome,
                     why = watch::too_long(&running, bytes, tries.left()) => {
-                        Err(Failure::Transient(attempt.given_up(why)))
+                        Err(Failure::Transient(attempt.given_up(why).hint(failure::UNREACHABLE)))
                     }
                 },
             };
