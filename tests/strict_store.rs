@@ -4,8 +4,6 @@
 
 mod support;
 
-use std::fs;
-
 use support::cluster::{Cluster, Postgres};
 use support::forge::Segment;
 use support::place::Place;

@@ -172,7 +172,8 @@ fn undelivered(attempt: &Attempt<'_>, error: &(dyn StdError + 'static)) -> Failu
     }
     // What lies around the connection's error says no more than its kind.
     let dial = find::<DialError>(error);
-    let causes = causes(dial.map_or(error, |dial| dial));
+    let http = find::<hyper::Error>(error).map(|http| http as &(dyn StdError + 'static));
+    let causes = causes(dial.map(|dial| dial as _).or(http).unwrap_or(error));
     // The bundle of certificates is ours, and so is the error of reading it.
     if let Some(own) = find::<Error>(error) {
         let error = Error::new(own.kind(), own.what()).detail(own.cause().unwrap_or_default());
@@ -246,7 +247,8 @@ const TOKEN_REFUSALS: [&str; 10] = [
 pub(super) fn causes(error: &(dyn StdError + 'static)) -> String {
     let mut text = String::new();
     for error in chain(error) {
-        let message = error.to_string();
+        // Those of the SDK's chain of credentials have lines.
+        let message = error.to_string().lines().map(str::trim).collect::<Vec<_>>().join("; ").replace(":; ", ": ");
         if !text.contains(&message) {
             text = if text.is_empty() { message } else { format!("{text}: {message}") };
         }
