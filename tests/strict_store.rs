@@ -4,6 +4,7 @@
 
 mod support;
 
+use support::archiver;
 use support::cluster::{Cluster, Postgres};
 use support::forge::Segment;
 use support::place::Place;
@@ -111,8 +112,8 @@ fn wal_goes_and_comes_on_an_old_store_and_conflicts_are_told() {
     scene.write(&Segment { seed: 99, ..small(1) });
     scene.push(&name).code(6).stderr_has("exists with other content");
     scene.fetch(&small(2).name()).code(1);
-    scene.write(&small(2));
-    scene.walden(&["wal-backfill", scene.data.path().to_str().unwrap()]).run();
+    archiver::offer(&scene, &scene.write(&small(2)));
+    scene.walden(&["wal-backfill", scene.data.path().to_str().unwrap()]).run().code(0);
     scene.fetch(&small(2).name()).code(0);
     // Lost replies are told from conflicts there, too.
     scene.s3().fail_next(On::op(Op::Put), Fault::LoseReply);

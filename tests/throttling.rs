@@ -6,6 +6,7 @@ mod support;
 
 use std::time::Duration;
 
+use support::archiver;
 use support::cluster::{Cluster, Postgres};
 use support::place::Place;
 use support::random::Random;
@@ -23,10 +24,10 @@ const RATE: (usize, Duration) = (10, Duration::from_millis(250));
 /// A scene whose server has all these segments, and whose store is known already.
 fn scene() -> Scene {
     let scene = Scene::on_s3();
+    scene.push(&scene.write(&small(1))).code(0);
     for number in 1..=SEGMENTS {
-        scene.write(&small(number));
+        archiver::offer(&scene, &scene.write(&small(number)));
     }
-    scene.push(&small(1).name()).code(0);
     scene.s3().forget_requests();
     scene
 }
@@ -34,14 +35,6 @@ fn scene() -> Scene {
 fn backfill(scene: &Scene) -> Ran {
     let server = scene.data.path().to_str().unwrap();
     scene.walden(&["wal-backfill", server]).env("WALDEN_RETRY_TIMEOUT", "60s").env("WALDEN_LOG_LEVEL", "info").run()
-}
-
-fn verify(scene: &Scene) -> Ran {
-    scene
-        .walden(&["wal-verify", "--deep", "--json"])
-        .env("WALDEN_RETRY_TIMEOUT", "60s")
-        .env("WALDEN_WORKERS", "8")
-        .run()
 }
 
 /// How many requests this takes.
@@ -137,7 +130,7 @@ fn a_backup_and_its_restore_go_through_a_store_under_load() {
             });
             place.service().heal();
             let copy = stories::recovered(stories::restored(&postgres, &place, &[]));
-            assert_eq!(copy.value("SELECT count(*), sum(length(noise)) FROM noise"), "50000");
+            assert_eq!(copy.value("SELECT count(*) FROM noise WHERE length(noise) = 960"), "50000");
             (backup, restore)
         });
         println!("requests of a backup and a restore: {quiet:?} quiet, {loaded:?} under load");

@@ -16,6 +16,10 @@ use crate::error::Kind;
 const LONGEST_BODY: usize = 16 << 10;
 const LONGEST_MESSAGE: usize = 500;
 
+/// What to do about a store that asks for fewer requests.
+pub(super) const TOO_MANY: &str = "The store asks for fewer requests: lower --workers or WALDEN_WORKERS, or raise \
+                                   --retry-timeout or WALDEN_RETRY_TIMEOUT.";
+
 /// What a service said.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Refusal {
@@ -266,9 +270,7 @@ impl Refusal {
             _ if code.starts_with("KMS.") => {
                 "Check the key that encrypts the bucket, and that it is enabled: aws kms describe-key --key-id KEY."
             }
-            _ if self.is_throttling() => {
-                "The store asks for fewer requests: lower --workers or WALDEN_WORKERS, or raise --retry-timeout or WALDEN_RETRY_TIMEOUT."
-            }
+            _ if self.is_throttling() => TOO_MANY,
             _ if self.region.is_some() && self.status == 400 => return Some(self.other_region(attempt)),
             _ if self.is_transient(attempt.action) => {
                 "It may pass: run the command again, or raise --retry-timeout or WALDEN_RETRY_TIMEOUT."

@@ -11,6 +11,7 @@ use aws_sdk_s3::error::SdkError;
 
 use super::S3Store;
 use super::failure::{self, Action, Attempt};
+use super::refusal;
 use super::throttle::Turn;
 use super::watch::{self, Tracked};
 use crate::error::{Kind, Result};
@@ -43,15 +44,17 @@ impl S3Store {
             running.enter(Phase::Queued);
             let turn = self.turn(&mut tries).await;
             let began = Instant::now();
-            running.enter(Phase::Credentials);
             let outcome = match &turn {
-                Err(late) => Err(Failure::Transient(attempt.given_up(*late))),
-                Ok(_) => tokio::select! {
-                    outcome = request(Tracked(running.clone())) => outcome,
-                    why = watch::too_long(&running, bytes, tries.left()) => {
-                        Err(Failure::Transient(attempt.given_up(why).hint(failure::UNREACHABLE)))
+                Err(late) => Err(Failure::Transient(attempt.given_up(late).hint(refusal::TOO_MANY))),
+                Ok(_) => {
+                    running.enter(Phase::Credentials);
+                    tokio::select! {
+                        outcome = request(Tracked(running.clone())) => outcome,
+                        why = watch::too_long(&running, bytes, tries.left()) => {
+                            Err(Failure::Transient(attempt.given_up(why).hint(failure::UNREACHABLE)))
+                        }
                     }
-                },
+                }
             };
             let (failure, load) = match outcome {
                 Ok(Ok(output)) => {
@@ -65,7 +68,9 @@ impl S3Store {
             running.enter(Phase::Pausing);
             let pause = tries.pause(failure);
             match (&turn, load) {
-                (Ok(turn), Load::TooMuch) => turn.complained(*pause.as_ref().unwrap_or(&Duration::ZERO)),
+                (Ok(turn), Load::TooMuch(words)) => {
+                    turn.complained(*pause.as_ref().unwrap_or(&Duration::ZERO), words);
+                }
                 (Ok(turn), Load::Borne) => turn.answered(),
                 _ => {}
             }
@@ -79,13 +84,14 @@ impl S3Store {
     }
 
     /// Waits until the store may be sent a request, within a strict budget; else says why not.
-    async fn turn(&self, tries: &mut Tries) -> Result<Turn, &'static str> {
+    async fn turn(&self, tries: &mut Tries) -> Result<Turn, String> {
         let asked = Instant::now();
         let turn = match tries.left() {
             None => self.throttle.turn().await,
-            Some(left) => tokio::time::timeout(left, self.throttle.turn())
-                .await
-                .map_err(|_| "the store asks for fewer requests, and no time was left for this one")?,
+            Some(left) => tokio::time::timeout(left, self.throttle.turn()).await.map_err(|_| {
+                let words = self.throttle.complaint().unwrap_or_default();
+                format!("no time was left for it, for the store asks for fewer requests ({words})")
+            })?,
         };
         if self.throttle.has_answered_since(asked) {
             tries.excuse(asked.elapsed());
@@ -116,7 +122,7 @@ impl S3Store {
             failure => failure,
         };
         let load = match refusal.is_throttling() {
-            true => Load::TooMuch,
+            true => Load::TooMuch(refusal.words(attempt.action)),
             false if refusal.is_transient(attempt.action) => Load::Unknown,
             false => Load::Borne,
         };
@@ -125,12 +131,12 @@ impl S3Store {
 }
 
 /// What an answer says of how many requests the store can bear.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 enum Load {
     /// These.
     Borne,
-    /// Fewer.
-    TooMuch,
+    /// Fewer, in its own words.
+    TooMuch(String),
     /// Nothing.
     Unknown,
 }

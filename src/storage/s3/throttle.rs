@@ -49,6 +49,11 @@ impl Throttle {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What the store said when it last complained, while requests are held back.
+    pub fn complaint(&self) -> Option<String> {
+        self.state().slowed.as_ref().map(|slowed| slowed.words.clone())
+    }
+
     /// Has the store answered anything but complaints since then?
     pub fn has_answered_since(&self, moment: Instant) -> bool {
         self.state().answered.is_some_and(|answered| answered > moment)
@@ -71,9 +76,9 @@ impl Turn {
         self.throttle.0.changed.notify_one();
     }
 
-    /// The store has complained, and this request will come again after `pause`.
-    pub fn complained(&self, pause: Duration) {
-        let change = self.throttle.state().complained(self.began, Instant::now(), pause);
+    /// The store has complained in these words, and this request will come again after `pause`.
+    pub fn complained(&self, pause: Duration, words: String) {
+        let change = self.throttle.state().complained(self.began, Instant::now(), pause, words);
         match change {
             Change::Begins(limit) => tracing::info!(
                 pause_ms = pause.as_millis() as u64,
@@ -117,6 +122,8 @@ struct Slowed {
     halved: Instant,
     /// Nothing is sent before.
     until: Instant,
+    /// The last complaint.
+    words: String,
 }
 
 /// May a request begin?
@@ -164,14 +171,16 @@ impl State {
         over
     }
 
-    fn complained(&mut self, began: Instant, now: Instant, pause: Duration) -> Change {
+    fn complained(&mut self, began: Instant, now: Instant, pause: Duration, words: String) -> Change {
         let running = self.running.max(1);
         let Some(slowed) = &mut self.slowed else {
             let limit = (running / 2).max(1);
-            self.slowed = Some(Slowed { limit, full: running, answers: 0, halved: now, until: now + pause });
+            let slowed = Slowed { limit, full: running, answers: 0, halved: now, until: now + pause, words };
+            self.slowed = Some(slowed);
             return Change::Begins(limit);
         };
         slowed.until = slowed.until.max(now + pause);
+        slowed.words = words;
         if began < slowed.halved {
             return Change::Known;
         }
@@ -212,7 +221,7 @@ mod tests {
                         state.running -= 1;
                     }
                     (2, Some(began)) => {
-                        state.complained(began, now, Duration::from_millis(pause));
+                        state.complained(began, now, Duration::from_millis(pause), String::new());
                         state.running -= 1;
                     }
                     (3, Some(_)) => state.running -= 1,
@@ -236,7 +245,7 @@ mod tests {
         fn the_limit_ends_when_the_store_has_answered_as_many_at_once_as_before(running in 1usize..100) {
             let now = Instant::now();
             let mut state = busy(running, now);
-            state.complained(now, now, SECOND);
+            state.complained(now, now, SECOND, String::new());
             let most = running * (running + 1);
             prop_assert!((0..most).any(|_| state.answered(now)));
             prop_assert!(state.slowed.is_none());
@@ -247,11 +256,11 @@ mod tests {
     fn complaints_about_what_was_sent_before_the_last_halving_count_once() {
         let now = Instant::now();
         let mut state = busy(20, now);
-        assert_eq!(state.complained(now, now + SECOND, SECOND), Change::Begins(10));
+        assert_eq!(state.complained(now, now + SECOND, SECOND, String::new()), Change::Begins(10));
         for _ in 0..19 {
-            assert_eq!(state.complained(now, now + SECOND, SECOND), Change::Known);
+            assert_eq!(state.complained(now, now + SECOND, SECOND, String::new()), Change::Known);
         }
-        assert_eq!(state.complained(now + 2 * SECOND, now + 3 * SECOND, SECOND), Change::Halved(5));
+        assert_eq!(state.complained(now + 2 * SECOND, now + 3 * SECOND, SECOND, String::new()), Change::Halved(5));
         assert_eq!(state.begin(now + 3 * SECOND), Begin::At(now + 4 * SECOND));
         assert_eq!(state.begin(now + 4 * SECOND), Begin::Later);
     }
@@ -260,7 +269,7 @@ mod tests {
     async fn turns_come_in_the_order_in_which_they_were_asked_for() {
         let throttle = Throttle::default();
         let first = throttle.turn().await;
-        first.complained(Duration::from_millis(20));
+        first.complained(Duration::from_millis(20), String::new());
         let order = Arc::new(Mutex::new(Vec::new()));
         let waiting: Vec<_> = (0..5)
             .map(|number| {
