@@ -35,10 +35,10 @@ impl Load {
     }
 
     fn complaint(&mut self) -> Fault {
-        match self.random.below(8) {
+        match self.random.below(20) {
             0 => Fault::RetryAfter(503, 1),
             1 => Fault::RetryAfter(429, 1),
-            2..5 => Fault::Status(429, "TooManyRequests"),
+            2..10 => Fault::Status(429, "TooManyRequests"),
             _ => Fault::Status(503, "SlowDown"),
         }
     }
