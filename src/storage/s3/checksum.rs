@@ -90,6 +90,15 @@ impl Checksums {
         }
     }
 
+    /// What covers objects here, as far as a put has shown it.
+    pub fn describe(&self) -> &'static str {
+        match self.choice {
+            Checksum::Off => "none: s3-checksum is off",
+            _ if self.verifies_crc32c() => "CRC-32C, verified on arrival",
+            _ => "Content-MD5, for the store does not verify CRC-32C",
+        }
+    }
+
     /// Is a put worth another try without this header, now that it was refused?
     pub fn may_do_without(&self, cover: &Cover) -> bool {
         self.key.is_some() && matches!(cover, Cover::Crc32c(_))

@@ -165,7 +165,7 @@ async fn writing(store: &S3Store) -> (Vec<Finding>, bool) {
     };
     let mut findings = vec![Finding::good("put", "allowed")];
     if let Some(output) = &output {
-        findings.extend(habits(output));
+        findings.extend(habits(store, output));
     }
     let refused = match output {
         None => true,
@@ -189,7 +189,7 @@ async fn put(store: &S3Store) -> Result<PutObjectOutput> {
 }
 
 /// What the bucket does with new objects by itself.
-fn habits(output: &PutObjectOutput) -> Vec<Finding> {
+fn habits(store: &S3Store, output: &PutObjectOutput) -> Vec<Finding> {
     let key = output.ssekms_key_id().map_or(String::new(), |key| format!(" with the key {key}"));
     let encryption = match output.server_side_encryption() {
         Some(encryption) => format!("{encryption}{key}"),
@@ -201,12 +201,8 @@ fn habits(output: &PutObjectOutput) -> Vec<Finding> {
         }
         _ => "not kept",
     };
-    let checksum = match output.checksum_crc32_c() {
-        Some(_) => "CRC-32C verified on arrival",
-        None => "CRC-32C is not known: objects are covered by Content-MD5",
-    };
     vec![
-        Finding::good("checksum", checksum),
+        Finding::good("checksum", store.checksums.describe()),
         Finding::good("encryption at rest", encryption),
         Finding::good("old versions", versions),
     ]
