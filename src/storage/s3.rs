@@ -180,7 +180,8 @@ impl S3Store {
                 return Err(Error::new(Kind::AlreadyExists, format!("{} exists already", self.url(key))));
             }
             Err(error) if error.kind() == Kind::NotFound => {}
-            Err(error) => return Err(error),
+            // Blindly, an object could be overwritten that somebody needs.
+            Err(error) => return Err(error.detail("the store ignores If-None-Match: who puts has to look first")),
         }
         self.write(key, write, false, self.policy).await?;
         let ours = digest(write.body.clone(), blake3::Hasher::new(), hashed).await?.finalize();

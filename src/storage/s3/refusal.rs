@@ -410,3 +410,93 @@ fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
 fn date(text: &str) -> Option<Timestamp> {
     jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_smithy_types::body::SdkBody;
+    use proptest::prelude::*;
+
+    fn answer(status: u16, headers: &[(&'static str, &str)], body: &str) -> Refusal {
+        let mut response = HttpResponse::new(status.try_into().unwrap(), SdkBody::from(body));
+        for (name, value) in headers {
+            response.headers_mut().insert(*name, (*value).to_owned());
+        }
+        Refusal::read(&response, Timestamp::UNIX_EPOCH)
+    }
+
+    fn attempt(action: Action) -> Attempt<'static> {
+        Attempt { action, bucket: "b", prefix: "p/", key: "p/k".to_owned(), endpoint: "http://h".to_owned() }
+    }
+
+    fn xml(code: &str) -> String {
+        format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>m</Message></Error>")
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_absent_that_a_store_did_not_call_so(
+            status in 100u16..600,
+            kind in "(text/html|text/plain|application/xml)?",
+            body in "(<\\?xml|<!DOCTYPE html>|<html>)?[<>/a-zA-Z é.]{0,60}",
+        ) {
+            let refusal = answer(status, &[("content-type", &kind)], &body);
+            for action in [Action::Get, Action::Put, Action::List, Action::Delete] {
+                prop_assert_ne!(refusal.kind(action), Kind::NotFound);
+                let _ = (refusal.words(action), refusal.hint(&attempt(action)), refusal.origin());
+            }
+        }
+
+        #[test]
+        fn no_beginning_of_a_document_means_what_the_whole_would(end in 0..xml("NoSuchKey").len()) {
+            let whole = xml("NoSuchKey");
+            prop_assert_eq!(answer(404, &[], &whole).kind(Action::Get), Kind::NotFound);
+            prop_assert_ne!(answer(404, &[], &whole[..end]).kind(Action::Get), Kind::NotFound);
+        }
+
+        #[test]
+        fn what_others_sent_is_told_in_one_line_of_bounded_length(message in "[^<>&]{0,2000}") {
+            let words = answer(500, &[], &xml("X").replace(">m<", &format!(">{message}<"))).words(Action::Get);
+            prop_assert!(words.chars().count() <= LONGEST_MESSAGE + 10 && !words.contains('\n'), "{words}");
+        }
+    }
+
+    #[test]
+    fn absent_denied_unreachable_and_taken_are_different_answers() {
+        let kind = |action, status, code| answer(status, &[], &xml(code)).kind(action);
+        assert_eq!(kind(Action::Get, 404, "NoSuchBucket"), Kind::Config);
+        assert_eq!(kind(Action::Get, 403, "AccessDenied"), Kind::Denied);
+        assert_eq!(kind(Action::Put, 412, "PreconditionFailed"), Kind::AlreadyExists);
+        assert_eq!(kind(Action::Get, 500, "InternalError"), Kind::Unreachable);
+        assert_eq!(answer(404, &[], "").kind(Action::Head), Kind::NotFound);
+        assert_eq!(answer(404, &[("content-type", "text/html")], "").kind(Action::Head), Kind::Config);
+    }
+
+    #[test]
+    fn server_errors_throttling_and_damage_are_tried_again_refusals_are_not() {
+        let transient = |status, code| answer(status, &[], &xml(code)).is_transient(Action::Put);
+        for (status, code) in [
+            (503, "SlowDown"),
+            (500, "InternalError"),
+            (429, "x"),
+            (409, "ConditionalRequestConflict"),
+            (400, "RequestTimeout"),
+            (400, "BadDigest"),
+        ] {
+            assert!(transient(status, code), "{status} {code}");
+        }
+        for (status, code) in
+            [(403, "AccessDenied"), (404, "NoSuchKey"), (501, "NotImplemented"), (400, "ExpiredToken")]
+        {
+            assert!(!transient(status, code), "{status} {code}");
+        }
+    }
+
+    #[test]
+    fn a_pause_is_asked_for_in_seconds_or_until_a_date() {
+        let after = |text: &str| answer(503, &[("retry-after", text)], "").after();
+        assert_eq!(after("7"), Some(Duration::from_secs(7)));
+        assert_eq!(after("Thu, 01 Jan 1970 00:01:00 GMT"), Some(Duration::from_secs(60)));
+        assert_eq!((after("soon"), after("Wed, 31 Dec 1969 00:00:00 GMT"), after("-1")), (None, None, None));
+    }
+}
