@@ -22,10 +22,12 @@ use walden::config::value::{Addressing, Checksum};
 use walden::error::Kind;
 use walden::layout::Key;
 use walden::storage::memory::Memory;
+use walden::storage::s3::Wanted;
 use walden::storage::{self, Body, ListQuery, PAGE_SIZE, PutMode, Store};
 
 use support::random::Random;
 use support::s3::{BUCKET, S3};
+use support::seaweedfs::SeaweedFs;
 
 /// A part of the store that only this test uses.
 struct Part {
@@ -51,7 +53,9 @@ async fn part(name: &str) -> Part {
         retry_timeout: Duration::from_secs(20),
         strict: false,
         addressing: Addressing::Auto,
+        accelerate: false,
         checksum: Checksum::Crc32c,
+        wanted: Wanted::default(),
         roles: Vec::new(),
         session_name: String::new(),
         memory: Memory::at(Some(cache.path().join("memory"))),
@@ -376,25 +380,23 @@ fn the_same_promises_hold_on_the_scripted_s3() {
     the_rest_runs_on(&format!("s3://{BUCKET}/contract"), s3.env(), &[]);
 }
 
+/// SeaweedFS lists what lies in a directory where the directory's name without the slash belongs. Walden must not lean on
+/// the order of S3 there.
+const KNOWN_OF_SEAWEEDFS: [&str; 1] = ["names_that_go_on_with_a_character_below_the_slash"];
+
 /// `scripts/test` starts the server and sets the variables.
 #[test]
 fn the_same_promises_hold_on_seaweedfs() {
-    let Ok(prefix) = std::env::var("SEAWEEDFS_PREFIX") else {
-        assert!(std::env::var_os("CI").is_none(), "CI must not skip SeaweedFS");
-        eprintln!("SKIPPED: no SeaweedFS; run scripts/test, or set SEAWEEDFS_PREFIX as scripts/seaweedfs prints it");
-        return;
-    };
-    let seaweedfs = ["ENDPOINT_URL", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY"]
-        .map(|name| (name, std::env::var(format!("SEAWEEDFS_{name}")).unwrap()));
-    let fresh = format!("{prefix}/{}", Timestamp::now().as_nanosecond());
-    let variables = [
-        ("AWS_ENDPOINT_URL", seaweedfs[0].1.clone()),
-        ("AWS_ACCESS_KEY_ID", seaweedfs[1].1.clone()),
-        ("AWS_SECRET_ACCESS_KEY", seaweedfs[2].1.clone()),
-        ("AWS_REGION", "us-east-1".into()),
-    ];
-    // SeaweedFS lists what lies in a directory where the directory's name without the slash belongs. Walden must not lean
-    // on the order of S3 there.
-    let known = ["names_that_go_on_with_a_character_below_the_slash"];
-    the_rest_runs_on(&fresh, variables, &known);
+    let Some(seaweedfs) = SeaweedFs::running() else { return };
+    the_rest_runs_on(&seaweedfs.fresh_prefix(), seaweedfs.env(), &KNOWN_OF_SEAWEEDFS);
+}
+
+#[test]
+fn the_same_promises_hold_in_a_bucket_that_keeps_versions() {
+    let Some(seaweedfs) = SeaweedFs::running() else { return };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for lock in [false, true] {
+        let bucket = runtime.block_on(seaweedfs.versioned_bucket(lock));
+        the_rest_runs_on(&format!("s3://{bucket}/contract"), seaweedfs.env(), &KNOWN_OF_SEAWEEDFS);
+    }
 }

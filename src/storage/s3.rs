@@ -7,12 +7,15 @@
 mod body;
 mod condition;
 mod connect;
+mod customer;
 mod dial;
 mod download;
 mod examine;
 mod failure;
 mod http;
 mod identity;
+mod locked;
+mod request;
 mod signing;
 mod watch;
 
@@ -26,9 +29,12 @@ use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::operation::list_objects_v2::builders::ListObjectsV2FluentBuilder;
 use aws_sdk_s3::operation::put_object::PutObjectOutput;
+use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::primitives::DateTime;
-use aws_sdk_s3::types::{Delete, ObjectIdentifier};
+use aws_sdk_s3::types::{ChecksumMode, Delete, ObjectIdentifier};
 use jiff::Timestamp;
 
 use self::body::{Write, digest, hashed, stream};
@@ -39,6 +45,8 @@ use self::dial::Dialer;
 use self::download::S3Chunks;
 use self::failure::Action;
 use self::identity::Identity;
+use self::request::Carried;
+pub use self::request::Wanted;
 use self::watch::Tracked;
 use super::examination::Finding;
 use super::progress::{Phase, Progress};
@@ -63,6 +71,7 @@ pub struct S3Store {
     prefix: String,
     policy: Policy,
     checksum: Checksum,
+    carried: Arc<Carried>,
     conditions: Arc<Conditions>,
     progress: Progress,
 }
@@ -72,10 +81,11 @@ impl S3Store {
     /// to S3 yet.
     ///
     /// # Errors
-    /// [`Kind::Config`] if the configuration is incomplete.
+    /// [`Kind::Config`] if the configuration is incomplete or contradicts itself.
     pub async fn open(options: Options) -> Result<S3Store> {
         let Connected { client, dialer, identity, endpoint } = connect::connect(&options).await?;
-        let Options { bucket, prefix, checksum, retry_timeout, strict, memory, .. } = options;
+        let Options { bucket, prefix, checksum, wanted, retry_timeout, strict, memory, .. } = options;
+        let carried = Carried::plan(wanted, checksum, &endpoint)?;
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
         let url = format!("s3://{bucket}/{prefix}");
         let conditions = Conditions::of(&endpoint.to_string(), &url, connect::is_amazon(&endpoint), memory);
@@ -88,6 +98,7 @@ impl S3Store {
             prefix,
             policy: Policy { strict, ..Policy::within(retry_timeout) },
             checksum,
+            carried: Arc::new(carried),
             conditions: Arc::new(conditions),
             progress: Progress::default(),
         })
@@ -95,6 +106,11 @@ impl S3Store {
 
     fn key(&self, key: &str) -> String {
         format!("{}{key}", self.prefix)
+    }
+
+    /// The key without the store's prefix.
+    fn relative<'a>(&self, key: &'a str) -> &'a str {
+        key.strip_prefix(&self.prefix).unwrap_or(key)
     }
 
     /// Sends a request, each try bounded by the time that `bytes` may take, until the policy gives up.
@@ -156,19 +172,27 @@ impl S3Store {
         }
     }
 
+    /// The request for a put, without its body.
+    fn putting(&self, key: &str, write: &Write, only_new: bool) -> PutObjectFluentBuilder {
+        let request = self.client.put_object().bucket(&self.bucket).key(self.key(key));
+        let request = request
+            .content_length(write.body.size() as i64)
+            .set_checksum_crc32_c(write.checksum.clone())
+            .set_if_none_match(only_new.then(|| "*".to_owned()));
+        self.carried.put(request, key, Timestamp::now())
+    }
+
+    /// The request for a listing.
+    fn listing(&self, prefix: &str) -> ListObjectsV2FluentBuilder {
+        let request = self.client.list_objects_v2().bucket(&self.bucket).prefix(self.key(prefix));
+        request.set_request_payer(self.carried.payer())
+    }
+
     /// One put, with its condition or without.
     async fn write(&self, key: &str, write: &Write, only_new: bool, policy: Policy) -> Result<()> {
         let body = &write.body;
         self.send(Action::Put, key, body.size(), policy, |tracked| async {
-            let request = self
-                .client
-                .put_object()
-                .bucket(&self.bucket)
-                .key(self.key(key))
-                .content_length(body.size() as i64)
-                .set_checksum_crc32_c(write.checksum.clone())
-                .set_if_none_match(only_new.then(|| "*".to_owned()))
-                .body(stream(body).await.map_err(Failure::Final)?);
+            let request = self.putting(key, write, only_new).body(stream(body).await.map_err(Failure::Final)?);
             let request = request.customize().interceptor(write.signing.clone()).interceptor(tracked);
             match request.send().await {
                 Ok(output) => self.believe(key, write, &output).map(Ok),
@@ -215,12 +239,32 @@ impl S3Store {
         }
     }
 
+    /// An object that cannot be read at once, under a key that is taken: is it the one that was to be stored?
+    async fn is_the_same_unread(&self, key: &str, write: &Write) -> Result<bool> {
+        let there = self.look(key).await?;
+        let size = u64::try_from(there.content_length().unwrap_or(-1)).ok();
+        Ok(size == Some(write.body.size())
+            && write.checksum.is_some()
+            && there.checksum_crc32_c() == write.checksum.as_deref())
+    }
+
+    /// All that the store tells of an object without sending it.
+    async fn look(&self, key: &str) -> Result<HeadObjectOutput> {
+        let request = |tracked| async {
+            let request = self.client.head_object().bucket(&self.bucket).key(self.key(key));
+            let request = self.carried.head(request).checksum_mode(ChecksumMode::Enabled);
+            Ok(request.customize().interceptor(tracked).send().await)
+        };
+        self.send(Action::Head, key, 0, self.policy, request).await
+    }
+
     /// Opens an object at an offset; `version` is the ETag that a resumed download insists on.
     async fn open_at(&self, key: &str, range: Option<Range<u64>>, version: Option<&str>) -> Result<GetObjectOutput> {
         let range = range.map(|range| format!("bytes={}-{}", range.start, range.end.saturating_sub(1)));
         self.send(Action::Get, key, 0, self.policy, |tracked| async {
             let request = self.client.get_object().bucket(&self.bucket).key(self.key(key));
             let request = request.set_range(range.clone()).set_if_match(version.map(str::to_owned));
+            let request = self.carried.get(request);
             Ok(request.customize().interceptor(tracked).send().await)
         })
         .await
@@ -253,7 +297,12 @@ impl Store for S3Store {
         match mode {
             PutMode::Replace => self.write(key, &write, false, self.policy).await,
             PutMode::New => match self.conditions.verdict(self).await {
-                Verdict::Honoured | Verdict::Undecided => self.write(key, &write, true, self.policy).await,
+                Verdict::Honoured | Verdict::Undecided => match self.write(key, &write, true, self.policy).await {
+                    Err(taken) if taken.kind() == Kind::AlreadyExists && self.carried.freezes(key) => {
+                        if self.is_the_same_unread(key, &write).await? { Ok(()) } else { Err(taken) }
+                    }
+                    outcome => outcome,
+                },
                 Verdict::Ignored => self.write_guarded(key, &write).await,
             },
         }
@@ -273,11 +322,7 @@ impl Store for S3Store {
     }
 
     async fn head(&self, key: &str) -> Result<ObjectInfo> {
-        let request = |tracked| async {
-            let request = self.client.head_object().bucket(&self.bucket).key(self.key(key));
-            Ok(request.customize().interceptor(tracked).send().await)
-        };
-        let output = self.send(Action::Head, key, 0, self.policy, request).await?;
+        let output = self.look(key).await?;
         Ok(ObjectInfo {
             key: key.to_owned(),
             size: output.content_length.unwrap_or_default().max(0) as u64,
@@ -287,8 +332,8 @@ impl Store for S3Store {
 
     async fn list(&self, query: &ListQuery) -> Result<Page> {
         let request = |tracked| async {
-            let request = self.client.list_objects_v2().bucket(&self.bucket).prefix(self.key(&query.prefix));
-            Ok(request
+            Ok(self
+                .listing(&query.prefix)
                 .set_start_after(query.after.as_deref().map(|after| self.key(after)))
                 .set_continuation_token(query.cursor.as_ref().and_then(token))
                 .set_delimiter(query.fold.then(|| "/".to_owned()))
@@ -323,28 +368,29 @@ impl Store for S3Store {
     }
 
     async fn delete(&self, keys: &[String]) -> Result<()> {
-        let mut refused = Vec::new();
+        let (mut refused, mut marked) = (Vec::new(), 0);
         for batch in keys.chunks(PAGE_SIZE) {
             let identifiers = batch.iter().map(|key| ObjectIdentifier::builder().key(self.key(key)).build());
             let identifiers = identifiers.collect::<Result<Vec<_>, _>>().map_err(unbuildable)?;
-            let delete = Delete::builder().set_objects(Some(identifiers)).quiet(true).build().map_err(unbuildable)?;
+            let delete = Delete::builder().set_objects(Some(identifiers)).build().map_err(unbuildable)?;
             let request = |tracked| async {
                 let request = self.client.delete_objects().bucket(&self.bucket).delete(delete.clone());
+                let request = request.set_request_payer(self.carried.payer());
                 Ok(request.customize().interceptor(tracked).send().await)
             };
             let output = self.send(Action::Delete, &batch[0], 0, self.policy, request).await?;
+            marked += output.deleted().iter().filter(|deleted| deleted.delete_marker() == Some(true)).count();
             refused.extend(output.errors.unwrap_or_default());
         }
-        // A reply of 200 can hold a refusal for each key.
-        match refused.first() {
-            None => Ok(()),
-            Some(first) => {
-                let key = first.key().unwrap_or_default();
-                let url = self.url(key.strip_prefix(&self.prefix).unwrap_or(key));
-                let error = failure::refused(Action::Delete, &url, first.code(), first.message());
-                Err(error.detail(format!("{} objects could not be deleted", refused.len())))
-            }
+        if marked > 0 {
+            tracing::warn!(
+                "{marked} objects of {} are only marked as deleted, and still take room: the bucket keeps versions, until a \
+                 lifecycle rule (NoncurrentVersionExpiration) removes those that are not current",
+                self.url("")
+            );
         }
+        // A reply of 200 can hold a refusal for each key.
+        locked::judge(self, &refused).await
     }
 }
 

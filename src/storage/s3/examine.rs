@@ -83,8 +83,7 @@ fn identity(hop: &Hop) -> Finding {
 async fn list(store: &S3Store) -> (Result<()>, Arc<Witness>) {
     let witness = Arc::new(Witness::default());
     let request = |tracked| async {
-        let request = store.client.list_objects_v2().bucket(&store.bucket).prefix(store.key("")).max_keys(1);
-        let request = request.customize().interceptor(tracked).interceptor(Watching(witness.clone()));
+        let request = store.listing("").max_keys(1).customize().interceptor(tracked).interceptor(Watching(witness.clone()));
         Ok(request.send().await.map(drop))
     };
     let outcome = store.send(Action::List, "", 0, store.policy, request).await;
@@ -189,9 +188,7 @@ async fn put(store: &S3Store) -> Result<PutObjectOutput> {
     let key = Key::Doctor.to_string();
     store
         .send(Action::Put, &key, body.size(), store.policy, |tracked| async {
-            let request = store.client.put_object().bucket(&store.bucket).key(store.key(&key));
-            let request = request.content_length(body.size() as i64).set_checksum_crc32_c(write.checksum.clone());
-            let request = request.if_none_match("*").body(stream(&body).await.map_err(Failure::Final)?);
+            let request = store.putting(&key, &write, true).body(stream(&body).await.map_err(Failure::Final)?);
             Ok(request.customize().interceptor(write.signing.clone()).interceptor(tracked).send().await)
         })
         .await

@@ -245,6 +245,17 @@ fn meaning(action: Action, code: &str) -> (Kind, Option<String>) {
                 action.permission()
             )),
         ),
+        "InvalidObjectState" => denied(
+            "Bring it back from its storage class first, for as many days as it is needed, and run the command again: aws s3api \
+             restore-object --bucket BUCKET --key KEY --restore-request Days=7 (docs/s3.md has it for many objects).",
+        ),
+        "InvalidStorageClass" => config(
+            "Correct s3-wal-storage-class or s3-backup-storage-class (WALDEN_S3_WAL_STORAGE_CLASS, \
+             WALDEN_S3_BACKUP_STORAGE_CLASS): this store does not know that class.",
+        ),
+        "AccessControlListNotSupported" => {
+            config("Unset s3-acl (WALDEN_S3_ACL): this bucket has no ACLs, and its owner owns what is stored in it.")
+        }
         "MethodNotAllowed" => (Kind::Refused, None),
         _ => (Kind::Unreachable, None),
     }
