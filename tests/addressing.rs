@@ -108,16 +108,16 @@ fn amazons_endpoints_are_found_by_region_and_by_amazons_own_variables() {
     let fast = ("WALDEN_S3_ACCELERATE", "true");
     let path = ("WALDEN_S3_ADDRESSING", "path");
     for (bucket, variables, expected) in [
-        ("b", vec![], "b.s3.eu-central-1.amazonaws.com"),
-        ("b", vec![("AWS_REGION", "us-west-2")], "b.s3.us-west-2.amazonaws.com"),
-        ("b", vec![("AWS_REGION", "cn-north-1")], "b.s3.cn-north-1.amazonaws.com.cn"),
-        ("b", vec![path], "s3.eu-central-1.amazonaws.com"),
-        ("b.c", vec![], "s3.eu-central-1.amazonaws.com"),
-        ("b", vec![dual_stack], "b.s3.dualstack.eu-central-1.amazonaws.com"),
-        ("b", vec![("AWS_REGION", "us-east-1"), fips], "b.s3-fips.us-east-1.amazonaws.com"),
-        ("b", vec![("AWS_REGION", "us-east-1"), fips, dual_stack], "b.s3-fips.dualstack.us-east-1.amazonaws.com"),
-        ("b", vec![fast], "b.s3-accelerate.amazonaws.com"),
-        ("b", vec![fast, dual_stack], "b.s3-accelerate.dualstack.amazonaws.com"),
+        ("wal", vec![], "wal.s3.eu-central-1.amazonaws.com"),
+        ("wal", vec![("AWS_REGION", "us-west-2")], "wal.s3.us-west-2.amazonaws.com"),
+        ("wal", vec![("AWS_REGION", "cn-north-1")], "wal.s3.cn-north-1.amazonaws.com.cn"),
+        ("wal", vec![path], "s3.eu-central-1.amazonaws.com"),
+        ("wal.db", vec![], "s3.eu-central-1.amazonaws.com"),
+        ("wal", vec![dual_stack], "wal.s3.dualstack.eu-central-1.amazonaws.com"),
+        ("wal", vec![("AWS_REGION", "us-east-1"), fips], "wal.s3-fips.us-east-1.amazonaws.com"),
+        ("wal", vec![("AWS_REGION", "us-east-1"), fips, dual_stack], "wal.s3-fips.dualstack.us-east-1.amazonaws.com"),
+        ("wal", vec![fast], "wal.s3-accelerate.amazonaws.com"),
+        ("wal", vec![fast, dual_stack], "wal.s3-accelerate.dualstack.amazonaws.com"),
     ] {
         assert_eq!(
             server(&format!("s3://{bucket}/p"), &variables),
@@ -134,7 +134,7 @@ fn a_profile_says_the_same_as_the_variables() {
     std::fs::write(&config, "[default]\nregion = us-east-1\nuse_fips_endpoint = true\nuse_dualstack_endpoint = true\n")
         .unwrap();
     let variables = [("AWS_CONFIG_FILE", config.to_str().unwrap()), ("AWS_REGION", "")];
-    assert_eq!(server("s3://b/p", &variables), "b.s3-fips.dualstack.us-east-1.amazonaws.com:443");
+    assert_eq!(server("s3://wal/p", &variables), "wal.s3-fips.dualstack.us-east-1.amazonaws.com:443");
 }
 
 #[test]
@@ -155,8 +155,8 @@ fn a_vpc_endpoint_is_asked_with_the_bucket_in_the_path_or_before_its_name() {
     let vpc = "bucket.vpce-1a2b3c4d-5e6f.s3.eu-central-1.vpce.amazonaws.com";
     let url = format!("https://{vpc}");
     let endpoint = ("AWS_ENDPOINT_URL_S3", url.as_str());
-    assert_eq!(server("s3://b/p", &[endpoint]), format!("{vpc}:443"));
-    assert_eq!(server("s3://b/p", &[endpoint, ("WALDEN_S3_ADDRESSING", "virtual")]), format!("b.{vpc}:443"));
+    assert_eq!(server("s3://wal/p", &[endpoint]), format!("{vpc}:443"));
+    assert_eq!(server("s3://wal/p", &[endpoint, ("WALDEN_S3_ADDRESSING", "virtual")]), format!("wal.{vpc}:443"));
     let point = "accesspoint.vpce-1a2b3c4d-5e6f.s3.eu-central-1.vpce.amazonaws.com";
     let url = format!("https://{point}");
     let arn = "s3://arn:aws:s3:eu-central-1:111111111111:accesspoint/wal/p";
@@ -167,18 +167,18 @@ fn a_vpc_endpoint_is_asked_with_the_bucket_in_the_path_or_before_its_name() {
 fn a_store_of_ones_own_finds_the_bucket_in_the_path_or_in_the_host() {
     let endpoint = ("AWS_ENDPOINT_URL_S3", "http://store.example:9000");
     let sent = |variables: &[(&str, &str)]| {
-        let (asked, ran) = ask("s3://b/p", variables);
+        let (asked, ran) = ask("s3://wal/p", variables);
         ran.code(4).stderr_has("AccessDenied: seen");
         asked.first().cloned().unwrap()
     };
     for variables in [vec![endpoint], vec![endpoint, ("WALDEN_S3_ADDRESSING", "path")]] {
         let asked = sent(&variables);
         assert_eq!((asked.server.as_str(), asked.host.as_str()), ("store.example:9000", "store.example:9000"));
-        assert!(asked.line.starts_with("GET /b/?") || asked.line.starts_with("GET /b?"), "{asked:?}");
+        assert!(asked.line.starts_with("GET /wal/?") || asked.line.starts_with("GET /wal?"), "{asked:?}");
     }
     for addressing in [("WALDEN_S3_ADDRESSING", "virtual"), ("AWS_S3_FORCE_PATH_STYLE", "false")] {
         let asked = sent(&[endpoint, addressing]);
-        assert_eq!((asked.server.as_str(), asked.host.as_str()), ("b.store.example:9000", "b.store.example:9000"));
+        assert_eq!((asked.server.as_str(), asked.host.as_str()), ("wal.store.example:9000", "wal.store.example:9000"));
         assert!(asked.line.starts_with("GET /?"), "{asked:?}");
     }
 }
@@ -189,9 +189,9 @@ fn a_profile_can_name_a_store_for_s3_alone() {
     let config = scratch.path().join("config");
     let services = "[default]\nservices = own\n[services own]\ns3 =\n  endpoint_url = http://store.example:9000\n";
     std::fs::write(&config, services).unwrap();
-    let (asked, _) = ask("s3://b/p", &[("AWS_CONFIG_FILE", config.to_str().unwrap())]);
+    let (asked, _) = ask("s3://wal/p", &[("AWS_CONFIG_FILE", config.to_str().unwrap())]);
     assert_eq!(asked[0].server, "store.example:9000");
-    assert!(asked[0].line.starts_with("GET /b"), "{asked:?}");
+    assert!(asked[0].line.starts_with("GET /wal"), "{asked:?}");
 }
 
 #[test]
@@ -203,14 +203,14 @@ fn addresses_that_contradict_each_other_are_refused_before_anybody_is_asked() {
     let arn = "s3://arn:aws:s3:eu-central-1:111111111111:accesspoint/wal/p";
     let path = ("WALDEN_S3_ADDRESSING", "path");
     for (prefix, variables, setting) in [
-        ("s3://b/p", vec![fast, own], "WALDEN_S3_ACCELERATE"),
-        ("s3://b/p", vec![fast, fips], "WALDEN_S3_ACCELERATE"),
-        ("s3://b/p", vec![fast, path], "WALDEN_S3_ACCELERATE"),
-        ("s3://b.c/p", vec![fast], "WALDEN_S3_ACCELERATE"),
+        ("s3://wal/p", vec![fast, own], "WALDEN_S3_ACCELERATE"),
+        ("s3://wal/p", vec![fast, fips], "WALDEN_S3_ACCELERATE"),
+        ("s3://wal/p", vec![fast, path], "WALDEN_S3_ACCELERATE"),
+        ("s3://wal.db/p", vec![fast], "WALDEN_S3_ACCELERATE"),
         (arn, vec![fast], "WALDEN_S3_ACCELERATE"),
         (arn, vec![path], "WALDEN_S3_ADDRESSING"),
-        ("s3://b/p", vec![own, fips], "AWS_USE_FIPS_ENDPOINT"),
-        ("s3://b/p", vec![own, dual_stack], "AWS_USE_DUALSTACK_ENDPOINT"),
+        ("s3://wal/p", vec![own, fips], "AWS_USE_FIPS_ENDPOINT"),
+        ("s3://wal/p", vec![own, dual_stack], "AWS_USE_DUALSTACK_ENDPOINT"),
     ] {
         let (asked, ran) = ask(prefix, &variables);
         assert!(asked.is_empty(), "{asked:?}");

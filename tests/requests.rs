@@ -468,19 +468,14 @@ impl std::io::Write for Log {
     }
 }
 
-/// A scene whose archive lies in a bucket of SeaweedFS that locks.
-async fn on_seaweedfs(seaweedfs: &SeaweedFs, scene: &Scene, args: &[&str]) -> (String, Walden) {
-    let bucket = seaweedfs.versioned_bucket(true).await;
-    let walden = Walden::new(scene.data.path()).envs(seaweedfs.env()).env("WALDEN_PREFIX", format!("s3://{bucket}/p"));
-    (bucket, walden.args(args))
-}
-
 #[tokio::test]
 async fn on_seaweedfs_objects_have_the_class_the_tags_and_the_lock_that_were_chosen() {
     let Some(seaweedfs) = SeaweedFs::running() else { return };
     let scene = Scene::new(Place::directory());
     let name = scene.write(&small(1));
-    let (bucket, push) = on_seaweedfs(&seaweedfs, &scene, &["wal-push", &format!("pg_wal/{name}")]).await;
+    let bucket = seaweedfs.versioned_bucket(true).await;
+    let push = Walden::new(scene.data.path()).args(["wal-push", &format!("pg_wal/{name}")]);
+    let push = push.envs(seaweedfs.env()).env("WALDEN_PREFIX", format!("s3://{bucket}/p"));
     let push = push.envs(EVERYTHING.into_iter().filter(|(name, _)| !name.starts_with("WALDEN_S3_SSE")));
     push.run().code(0).stderr_is("");
 
@@ -505,13 +500,14 @@ async fn on_seaweedfs_objects_have_the_class_the_tags_and_the_lock_that_were_cho
     assert!(!kept.body.collect().await.unwrap().to_vec().is_empty());
 }
 
-#[tokio::test]
-async fn on_seaweedfs_a_key_of_ones_own_opens_what_it_closed_and_nothing_else_does() {
+#[test]
+fn on_seaweedfs_a_key_of_ones_own_opens_what_it_closed_and_nothing_else_does() {
     let Some(seaweedfs) = SeaweedFs::running() else { return };
     let keyed = Keyed::before(seaweedfs.address());
     let scene = &keyed.scene;
     let name = scene.write(&small(1));
-    let bucket = seaweedfs.versioned_bucket(false).await;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let bucket = runtime.block_on(seaweedfs.versioned_bucket(false));
     let walden = |args: &[&str]| {
         let walden = keyed.walden(args).envs(seaweedfs.env()).env("WALDEN_PREFIX", format!("s3://{bucket}/p"));
         walden.env("AWS_ENDPOINT_URL", keyed.front.endpoint())
@@ -519,6 +515,6 @@ async fn on_seaweedfs_a_key_of_ones_own_opens_what_it_closed_and_nothing_else_do
     walden(&["wal-push", &format!("pg_wal/{name}")]).run().code(0);
     walden(&["wal-fetch", &name, "pg_wal/RECOVERYXLOG"]).run().code(0);
     assert_eq!(scene.fetched(), Some(fs::read(scene.wal(&name)).unwrap()));
-    let key = format!("p/{}", scene.key(&name));
-    assert!(seaweedfs.client().get_object().bucket(&bucket).key(&key).send().await.is_err());
+    let get = seaweedfs.client().get_object().bucket(&bucket).key(format!("p/{}", scene.key(&name)));
+    assert!(runtime.block_on(get.send()).is_err());
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::identity::IdentityCache;
 use aws_config::imds::region::ImdsRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
@@ -103,7 +102,9 @@ pub(super) async fn connect(options: &Options) -> Result<Connected> {
 
 /// The region that the environment or the profile names, else that of the access point, else that of the machine.
 async fn region(access_point: Option<&str>, http: &Http) -> Result<Region> {
-    let region = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
+    // The SDK would take an empty variable for a region.
+    let named = variable("AWS_REGION").or_else(|| variable("AWS_DEFAULT_REGION"));
+    let region = RegionProviderChain::first_try(named.map(Region::new))
         .or_else(ProfileFileRegionProvider::new())
         .or_else(access_point.map(|region| Region::new(region.to_owned())));
     // A store of one's own seldom has regions, and asking the metadata service of a cloud that is not there takes seconds.
