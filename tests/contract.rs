@@ -318,6 +318,19 @@ async fn names_that_go_on_with_a_character_below_the_slash_come_before_what_lies
 }
 
 #[tokio::test]
+async fn a_listing_may_begin_behind_a_key_that_is_not_there() {
+    let part = part("between").await;
+    for key in ["a/1", "a/2", "a/3"] {
+        part.put(key, b"x").await.unwrap();
+    }
+    let after = async |key: &str| part.list(ListQuery { after: Some(key.into()), ..below("a/") }).await.0.join(" ");
+    assert_eq!(after("a/0").await, "a/1 a/2 a/3");
+    assert_eq!(after("a/15").await, "a/2 a/3");
+    assert_eq!(after("a/2!").await, "a/3");
+    assert_eq!(after("a/4").await, "");
+}
+
+#[tokio::test]
 async fn thousands_of_objects_are_listed_in_order_page_by_page_and_deleted_in_one_call() {
     let part = part("many").await;
     let keys: BTreeSet<String> = (0..1250).flat_map(|n| [format!("{n:04}/a"), format!("{n:04}/b")]).collect();
@@ -336,8 +349,6 @@ async fn thousands_of_objects_are_listed_in_order_page_by_page_and_deleted_in_on
     assert!(listed == keys && pages == 3, "{} keys in {pages} pages", listed.len());
     let after = ListQuery { after: Some(keys[1111].clone()), ..below("") };
     assert!(part.list(after).await.0 == keys[1112..]);
-    let between = ListQuery { after: Some(format!("{}!", keys[1111])), ..below("") };
-    assert!(part.list(between).await.0 == keys[1112..]);
 
     let (none, prefixes, pages) = part.list(ListQuery { fold: true, ..below("") }).await;
     assert!(none.is_empty());
@@ -384,6 +395,10 @@ fn the_same_promises_hold_on_the_scripted_s3() {
 /// the order of S3 there.
 const KNOWN_OF_SEAWEEDFS: [&str; 1] = ["names_that_go_on_with_a_character_below_the_slash"];
 
+/// In a bucket that keeps versions, SeaweedFS gives each object a directory, and takes a name that goes on behind its key for
+/// something in there. Walden asks for what follows a segment, or a shorter name, and never a longer one.
+const KNOWN_OF_ITS_VERSIONS: [&str; 2] = [KNOWN_OF_SEAWEEDFS[0], "a_listing_may_begin_behind_a_key_that_is_not_there"];
+
 /// `scripts/test` starts the server and sets the variables.
 #[test]
 fn the_same_promises_hold_on_seaweedfs() {
@@ -395,8 +410,7 @@ fn the_same_promises_hold_on_seaweedfs() {
 fn the_same_promises_hold_in_a_bucket_that_keeps_versions() {
     let Some(seaweedfs) = SeaweedFs::running() else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    for lock in [false, true] {
-        let bucket = runtime.block_on(seaweedfs.versioned_bucket(lock));
-        the_rest_runs_on(&format!("s3://{bucket}/contract"), seaweedfs.env(), &KNOWN_OF_SEAWEEDFS);
-    }
+    // One with Object Lock, which brings versions along.
+    let bucket = runtime.block_on(seaweedfs.versioned_bucket(true));
+    the_rest_runs_on(&format!("s3://{bucket}/contract"), seaweedfs.env(), &KNOWN_OF_ITS_VERSIONS);
 }
