@@ -130,8 +130,18 @@ pub async fn open(options: Options) -> Result<Arc<dyn Store>> {
     match options.location {
         Location::Directory(path) => Ok(Arc::new(local::LocalStore::new(path))),
         Location::Bucket { name, prefix } => {
-            let Options { retry_timeout, strict, addressing, accelerate, checksum, wanted, roles, session_name, memory, .. } =
-                options;
+            let Options {
+                retry_timeout,
+                strict,
+                addressing,
+                accelerate,
+                checksum,
+                wanted,
+                roles,
+                session_name,
+                memory,
+                ..
+            } = options;
             let options = s3::Options {
                 bucket: name,
                 prefix,

@@ -118,6 +118,10 @@ fn what_was_chosen_goes_with_every_put_and_class_and_lock_with_what_they_are_for
             assert!(!request.header("x-amz-checksum-crc32c").is_empty());
         }
     }
+    // The doctor tries what will be done, with an object that is neither bulk nor worth a lock.
+    scene.walden(&["doctor"]).envs(EVERYTHING).run();
+    let sent = chosen(&request(scene.s3(), Op::Put, "walden-doctor.txt"));
+    assert!(sent.len() == every.len() && every.iter().all(|header| sent.iter().any(|sent| sent == header)), "{sent:?}");
     // Who reads needs none of it.
     scene.s3().forget_requests();
     scene.fetch(&name).code(0);

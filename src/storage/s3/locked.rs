@@ -32,7 +32,10 @@ pub(super) async fn judge(store: &S3Store, refused: &[Refused]) -> Result<()> {
     Err(Error::new(Kind::Denied, format!("could not delete {url}"))
         .detail(format!("{}: {}", first.code().unwrap_or_default(), first.message().unwrap_or_default()))
         .detail(format!("{count}; locked are {}{more}", locks.join(", ")))
-        .hint("Wait until then. A lock in governance mode yields to aws s3api delete-object --bypass-governance-retention, with the right s3:BypassGovernanceRetention."))
+        .hint(
+            "Wait until then. A lock in governance mode yields to aws s3api delete-object --bypass-governance-retention, \
+             with the right s3:BypassGovernanceRetention.",
+        ))
 }
 
 /// Until when the object is locked; `None` if it is not, or if we may not know.

@@ -1,7 +1,7 @@
 //! What requests carry beyond their object: encryption, ACL, class, tags, lock, and who pays.
 //!
-//! From what the user chose and from a key to the headers of a request; which key is what, [`crate::layout`] says. Nothing
-//! that was not chosen is sent. Sends nothing itself, and asks nobody for the time.
+//! From what the user chose and from a key to the headers of a request; which key is what, [`crate::layout`] says.
+//! Nothing that was not chosen is sent. Sends nothing itself, and asks nobody for the time.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -164,7 +164,7 @@ fn check_encryption(wanted: &Wanted, endpoint: &Uri) -> Result<()> {
         if endpoint.scheme_str() != Some("https") {
             return Err(Error::new(Kind::Config, "the key in s3-sse-c-key-file would be sent in the clear")
                 .detail(format!("the endpoint is {endpoint}, and S3 takes such a key over https only"))
-                .hint("Set AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL to an https:// address, or unset WALDEN_S3_SSE_C_KEY_FILE."));
+                .hint("Set AWS_ENDPOINT_URL_S3 to an https:// address, or unset WALDEN_S3_SSE_C_KEY_FILE."));
         }
     }
     if wanted.kms_key.is_some() && !kms {
