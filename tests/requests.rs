@@ -30,7 +30,8 @@ use support::tls::TlsFront;
 use support::walden::Walden;
 
 /// Headers that only a setting brings.
-const CHOSEN: [&str; 11] = [
+const CHOSEN: [&str; 12] = [
+    "x-amz-checksum-mode",
     "x-amz-server-side-encryption",
     "x-amz-server-side-encryption-aws-kms-key-id",
     "x-amz-server-side-encryption-bucket-key-enabled",
@@ -65,6 +66,8 @@ fn what_was_not_chosen_is_not_sent() {
         scene.push(&name).code(0);
     }
     scene.fetch(&name).code(0);
+    scene.walden(&["doctor"]).run();
+    assert!(scene.s3().count(Op::Head) > 0);
     scene.walden(&["wal-verify"]).run();
     for request in scene.s3().requests() {
         assert_eq!(chosen(&request), [""; 0], "{request:?}");

@@ -241,18 +241,19 @@ impl S3Store {
 
     /// An object that cannot be read at once, under a key that is taken: is it the one that was to be stored?
     async fn is_the_same_unread(&self, key: &str, write: &Write) -> Result<bool> {
-        let there = self.look(key).await?;
+        let there = self.look(key, Some(ChecksumMode::Enabled)).await?;
         let size = u64::try_from(there.content_length().unwrap_or(-1)).ok();
         Ok(size == Some(write.body.size())
             && write.checksum.is_some()
             && there.checksum_crc32_c() == write.checksum.as_deref())
     }
 
-    /// All that the store tells of an object without sending it.
-    async fn look(&self, key: &str) -> Result<HeadObjectOutput> {
+    /// What the store tells of an object without sending it. To be told its checksum takes a right more where KMS encrypts
+    /// (`kms:Decrypt`), and other stores may not know the header that asks for it.
+    async fn look(&self, key: &str, checksum: Option<ChecksumMode>) -> Result<HeadObjectOutput> {
         let request = |tracked| async {
             let request = self.client.head_object().bucket(&self.bucket).key(self.key(key));
-            let request = self.carried.head(request).checksum_mode(ChecksumMode::Enabled);
+            let request = self.carried.head(request).set_checksum_mode(checksum.clone());
             Ok(request.customize().interceptor(tracked).send().await)
         };
         self.send(Action::Head, key, 0, self.policy, request).await
@@ -322,7 +323,7 @@ impl Store for S3Store {
     }
 
     async fn head(&self, key: &str) -> Result<ObjectInfo> {
-        let output = self.look(key).await?;
+        let output = self.look(key, None).await?;
         Ok(ObjectInfo {
             key: key.to_owned(),
             size: output.content_length.unwrap_or_default().max(0) as u64,

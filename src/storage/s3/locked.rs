@@ -2,6 +2,7 @@
 //!
 //! Looks, and never changes a lock or goes around one.
 
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::types::{Error as Refused, ObjectLockLegalHoldStatus};
 
 use super::failure::{self, Action};
@@ -40,14 +41,42 @@ pub(super) async fn judge(store: &S3Store, refused: &[Refused]) -> Result<()> {
 
 /// Until when the object is locked; `None` if it is not, or if we may not know.
 async fn lock(store: &S3Store, key: &str) -> Option<String> {
-    let object = store.look(key).await.ok()?;
+    reason(key, &store.look(key, None).await.ok()?)
+}
+
+fn reason(key: &str, object: &HeadObjectOutput) -> Option<String> {
     let held = object.object_lock_legal_hold_status() == Some(&ObjectLockLegalHoldStatus::On);
-    let mode = object.object_lock_mode().map(|mode| mode.as_str().to_owned()).unwrap_or_default();
-    let until = object.object_lock_retain_until_date().copied();
-    match (until.map(|until| timestamp(Some(until))), held) {
-        (Some(until), false) => Some(format!("{key} until {until} ({mode})")),
-        (Some(until), true) => Some(format!("{key} until {until} ({mode}), and by a legal hold")),
+    let mode = object.object_lock_mode().map(|mode| format!(" ({mode})")).unwrap_or_default();
+    match (object.object_lock_retain_until_date().copied(), held) {
+        (Some(until), held) => {
+            let hold = if held { ", and by a legal hold" } else { "" };
+            Some(format!("{key} until {}{mode}{hold}", timestamp(Some(until))))
+        }
         (None, true) => Some(format!("{key} by a legal hold")),
         (None, false) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_sdk_s3::primitives::DateTime;
+    use aws_sdk_s3::types::ObjectLockMode;
+
+    #[test]
+    fn locks_and_legal_holds_are_different_reasons() {
+        let head = HeadObjectOutput::builder;
+        let locked = || {
+            let until = DateTime::from_secs(1_800_000_000);
+            head().object_lock_mode(ObjectLockMode::Governance).object_lock_retain_until_date(until)
+        };
+        let on = ObjectLockLegalHoldStatus::On;
+        let reason = |object: HeadObjectOutput| reason("k", &object);
+        assert_eq!(reason(head().build()), None);
+        assert_eq!(reason(head().object_lock_legal_hold_status(ObjectLockLegalHoldStatus::Off).build()), None);
+        assert_eq!(reason(locked().build()).as_deref(), Some("k until 2027-01-15T08:00:00Z (GOVERNANCE)"));
+        let both = "k until 2027-01-15T08:00:00Z (GOVERNANCE), and by a legal hold";
+        assert_eq!(reason(locked().object_lock_legal_hold_status(on.clone()).build()).as_deref(), Some(both));
+        assert_eq!(reason(head().object_lock_legal_hold_status(on).build()).as_deref(), Some("k by a legal hold"));
     }
 }
