@@ -8,13 +8,17 @@ mod body;
 mod checksum;
 mod condition;
 mod connect;
+mod customer;
 mod dial;
 mod download;
 mod examine;
 mod failure;
 mod http;
 mod identity;
+mod locked;
+mod put;
 mod refusal;
+mod request;
 mod send;
 mod signing;
 mod throttle;
@@ -22,19 +26,19 @@ mod watch;
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use ::http::Uri;
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
-use aws_sdk_s3::operation::put_object::PutObjectOutput;
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::operation::list_objects_v2::builders::ListObjectsV2FluentBuilder;
 use aws_sdk_s3::primitives::DateTime;
-use aws_sdk_s3::types::{Delete, ObjectIdentifier};
+use aws_sdk_s3::types::{ChecksumMode, Delete, ObjectIdentifier};
 use jiff::Timestamp;
 
-use self::body::{Write, digest, hashed, stream};
-use self::checksum::{Checksums, ContentMd5, Cover};
+use self::body::Write;
+use self::checksum::{Checksums, ContentMd5};
 use self::condition::{Conditions, Verdict};
 use self::connect::Connected;
 pub use self::connect::{Options, endpoint};
@@ -42,11 +46,12 @@ use self::dial::Dialer;
 use self::download::S3Chunks;
 use self::failure::Action;
 use self::identity::Identity;
-use self::refusal::Refusal;
+use self::request::Carried;
+pub use self::request::Wanted;
 use self::throttle::Throttle;
 use super::examination::Finding;
 use super::progress::Progress;
-use super::retry::{Failure, Policy};
+use super::retry::Policy;
 use super::{Body, Cursor, Download, End, ListQuery, ObjectInfo, PAGE_SIZE, Page, PutMode, Store};
 use crate::error::{Error, Kind, Result};
 
@@ -66,6 +71,7 @@ pub struct S3Store {
     prefix: String,
     policy: Policy,
     checksums: Arc<Checksums>,
+    carried: Arc<Carried>,
     conditions: Arc<Conditions>,
     throttle: Throttle,
     progress: Progress,
@@ -76,10 +82,11 @@ impl S3Store {
     /// to S3 yet.
     ///
     /// # Errors
-    /// [`Kind::Config`] if the configuration is incomplete.
+    /// [`Kind::Config`] if the configuration is incomplete or contradicts itself.
     pub async fn open(options: Options) -> Result<S3Store> {
         let Connected { client, dialer, identity, endpoint } = connect::connect(&options).await?;
-        let Options { bucket, prefix, checksum, retry_timeout, strict, memory, .. } = options;
+        let Options { bucket, prefix, checksum, wanted, retry_timeout, strict, memory, .. } = options;
+        let carried = Carried::plan(wanted, checksum, &endpoint)?;
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
         let url = format!("s3://{bucket}/{prefix}");
         let (server, amazon) = (endpoint.to_string(), connect::is_amazon(&endpoint));
@@ -94,6 +101,7 @@ impl S3Store {
             prefix,
             policy: Policy { strict, ..Policy::within(retry_timeout) },
             checksums: Arc::new(checksums),
+            carried: Arc::new(carried),
             conditions: Arc::new(conditions),
             throttle: Throttle::default(),
             progress: Progress::default(),
@@ -104,98 +112,26 @@ impl S3Store {
         format!("{}{key}", self.prefix)
     }
 
-    /// One put, with its condition or without.
-    async fn write(&self, key: &str, write: &Write, only_new: bool, policy: Policy) -> Result<PutObjectOutput> {
-        let (outcome, suspect) = self.write_as_is(key, write, only_new, policy).await;
-        if outcome.is_ok() || !suspect || !self.checksums.may_do_without(&write.cover) {
-            return outcome;
-        }
-        // The header is to blame only if the same put without it is well.
-        let (again, _) = self.write_as_is(key, &write.covered_by_md5().await?, only_new, policy).await;
-        match again {
-            Err(error) if error.kind() != Kind::AlreadyExists => outcome,
-            again => {
-                self.checksums.learn("refuses");
-                again
-            }
-        }
+    /// The key without the store's prefix.
+    fn relative<'a>(&self, key: &'a str) -> &'a str {
+        key.strip_prefix(&self.prefix).unwrap_or(key)
     }
 
-    /// A put with just this cover, and whether the store may have refused it because of that.
-    async fn write_as_is(
-        &self,
-        key: &str,
-        write: &Write,
-        only_new: bool,
-        policy: Policy,
-    ) -> (Result<PutObjectOutput>, bool) {
-        let (body, suspect) = (&write.body, AtomicBool::new(false));
-        let put = |tracked| async {
-            let request = self
-                .client
-                .put_object()
-                .bucket(&self.bucket)
-                .key(self.key(key))
-                .content_length(body.size() as i64)
-                .set_checksum_crc32_c(write.cover.crc32c_header())
-                .set_content_md5(write.cover.md5_header())
-                .set_if_none_match(only_new.then(|| "*".to_owned()))
-                .body(stream(body).await.map_err(Failure::Final)?);
-            let request = request.customize().interceptor(write.signing.clone()).interceptor(tracked);
-            match request.send().await {
-                Ok(output) => self.believe(key, write, &output).map(|()| Ok(output)),
-                Err(error) => {
-                    let header = failure::refusal(&error).is_some_and(|refusal| refusal.may_mean_a_header());
-                    suspect.store(header, Ordering::Relaxed);
-                    Ok(Err(error))
-                }
-            }
+    /// The request for a listing.
+    fn listing(&self, prefix: &str) -> ListObjectsV2FluentBuilder {
+        let request = self.client.list_objects_v2().bucket(&self.bucket).prefix(self.key(prefix));
+        request.set_request_payer(self.carried.payer())
+    }
+
+    /// What the store tells of an object without sending it. To be told its checksum takes a right more where KMS encrypts
+    /// (`kms:Decrypt`), and other stores may not know the header that asks for it.
+    async fn look(&self, key: &str, checksum: Option<ChecksumMode>) -> Result<HeadObjectOutput> {
+        let request = |tracked| async {
+            let request = self.client.head_object().bucket(&self.bucket).key(self.key(key));
+            let request = self.carried.head(request).set_checksum_mode(checksum.clone());
+            Ok(request.customize().interceptor(tracked).send().await)
         };
-        let outcome = self.send(Action::Put, key, body.size(), policy, put).await;
-        (outcome, suspect.into_inner())
-    }
-
-    /// Is what says that it stored the object a store? Something between here and there may answer 200 to anything.
-    fn believe(&self, key: &str, write: &Write, output: &PutObjectOutput) -> Result<(), Failure> {
-        let doubt = |why: &str| Err(Failure::Transient(self.attempt(Action::Put, key).given_up(why)));
-        if output.e_tag().is_none_or(str::is_empty) {
-            return doubt("the answer has no ETag, as that of a store has");
-        }
-        match (output.checksum_crc32_c(), &write.cover) {
-            (Some(theirs), Cover::Crc32c(ours)) if theirs != ours => doubt("the store has other bytes than were sent"),
-            // A store that verified it says so (Amazon S3 API Reference, "PutObject").
-            (None, Cover::Crc32c(_)) => {
-                self.checksums.learn("passes over");
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// A create-only put to a store that ignores the condition: looks before, and reads back after. Of two writers at the
-    /// same moment the later one may win, and the earlier one may not see it any more.
-    async fn write_guarded(&self, key: &str, write: &Write) -> Result<()> {
-        match self.head(key).await {
-            Ok(_) => {
-                return Err(Error::new(Kind::AlreadyExists, format!("{} exists already", self.url(key))));
-            }
-            Err(error) if error.kind() == Kind::NotFound => {}
-            // Blindly, an object could be overwritten that somebody needs.
-            Err(error) => return Err(error.detail("the store ignores If-None-Match: who puts has to look first")),
-        }
-        self.write(key, write, false, self.policy).await?;
-        let ours = digest(write.body.clone(), blake3::Hasher::new(), hashed).await?.finalize();
-        let mut there = blake3::Hasher::new();
-        let mut download = self.get(key, None).await?;
-        while let Some(chunk) = download.next().await? {
-            there.update(&chunk);
-        }
-        match there.finalize() == ours {
-            true => Ok(()),
-            false => Err(Error::new(Kind::Conflict, format!("{} was overwritten while it was stored", self.url(key)))
-                .detail("the store ignores If-None-Match, and another content is there now")
-                .hint("Two servers may be archiving the same timeline: check which of them is the primary.")),
-        }
+        self.send(Action::Head, key, 0, self.policy, request).await
     }
 
     /// Opens an object at an offset; `version` is the ETag that a resumed download insists on.
@@ -204,6 +140,7 @@ impl S3Store {
         self.send(Action::Get, key, 0, self.policy, |tracked| async {
             let request = self.client.get_object().bucket(&self.bucket).key(self.key(key));
             let request = request.set_range(range.clone()).set_if_match(version.map(str::to_owned));
+            let request = self.carried.get(request);
             Ok(request.customize().interceptor(tracked).send().await)
         })
         .await
@@ -239,8 +176,8 @@ impl Store for S3Store {
         };
         let write = Write::prepare(self, &body).await?;
         match verdict {
-            None => self.write(key, &write, false, self.policy).await.map(drop),
-            Some(Verdict::Honoured | Verdict::Undecided) => self.write(key, &write, true, self.policy).await.map(drop),
+            None => self.write(key, &write, false, self.policy).await.outcome.map(drop),
+            Some(Verdict::Honoured | Verdict::Undecided) => self.create(key, &write).await,
             Some(Verdict::Ignored) => self.write_guarded(key, &write).await,
         }
     }
@@ -259,11 +196,7 @@ impl Store for S3Store {
     }
 
     async fn head(&self, key: &str) -> Result<ObjectInfo> {
-        let request = |tracked| async {
-            let request = self.client.head_object().bucket(&self.bucket).key(self.key(key));
-            Ok(request.customize().interceptor(tracked).send().await)
-        };
-        let output = self.send(Action::Head, key, 0, self.policy, request).await?;
+        let output = self.look(key, None).await?;
         Ok(ObjectInfo {
             key: key.to_owned(),
             size: output.content_length.unwrap_or_default().max(0) as u64,
@@ -273,8 +206,8 @@ impl Store for S3Store {
 
     async fn list(&self, query: &ListQuery) -> Result<Page> {
         let request = |tracked| async {
-            let request = self.client.list_objects_v2().bucket(&self.bucket).prefix(self.key(&query.prefix));
-            Ok(request
+            Ok(self
+                .listing(&query.prefix)
                 .set_start_after(query.after.as_deref().map(|after| self.key(after)))
                 .set_continuation_token(query.cursor.as_ref().and_then(token))
                 .set_delimiter(query.fold.then(|| "/".to_owned()))
@@ -309,29 +242,29 @@ impl Store for S3Store {
     }
 
     async fn delete(&self, keys: &[String]) -> Result<()> {
-        let mut refused = Vec::new();
+        let (mut refused, mut marked) = (Vec::new(), 0);
         for batch in keys.chunks(PAGE_SIZE) {
             let identifiers = batch.iter().map(|key| ObjectIdentifier::builder().key(self.key(key)).build());
             let identifiers = identifiers.collect::<Result<Vec<_>, _>>().map_err(unbuildable)?;
-            let delete = Delete::builder().set_objects(Some(identifiers)).quiet(true).build().map_err(unbuildable)?;
+            let delete = Delete::builder().set_objects(Some(identifiers)).build().map_err(unbuildable)?;
             let request = |tracked| async {
                 let request = self.client.delete_objects().bucket(&self.bucket).delete(delete.clone());
+                let request = request.set_request_payer(self.carried.payer());
                 Ok(request.customize().interceptor(ContentMd5).interceptor(tracked).send().await)
             };
             let output = self.send(Action::Delete, &batch[0], 0, self.policy, request).await?;
+            marked += output.deleted().iter().filter(|deleted| deleted.delete_marker() == Some(true)).count();
             refused.extend(output.errors.unwrap_or_default());
         }
-        // A reply of 200 can hold a refusal for each key.
-        match refused.first() {
-            None => Ok(()),
-            Some(first) => {
-                let key = first.key().unwrap_or_default();
-                let attempt = self.attempt(Action::Delete, key.strip_prefix(&self.prefix).unwrap_or(key));
-                let error = attempt
-                    .refused(&Refusal::of_key(first.code(), first.message()), self.identity.describe().as_deref());
-                Err(error.detail(format!("{} objects could not be deleted", refused.len())))
-            }
+        if marked > 0 {
+            tracing::warn!(
+                "{marked} objects of {} are only marked as deleted, and still take room: the bucket keeps versions, until a \
+                 lifecycle rule (NoncurrentVersionExpiration) removes those that are not current",
+                self.url("")
+            );
         }
+        // A reply of 200 can hold a refusal for each key.
+        locked::judge(self, &refused).await
     }
 }
 

@@ -14,6 +14,7 @@ pub mod random;
 pub mod s3;
 pub mod scene;
 pub mod sdk;
+pub mod seaweedfs;
 pub mod small_disk;
 pub mod stories;
 pub mod tls;

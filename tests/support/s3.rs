@@ -240,7 +240,7 @@ impl S3 {
     }
 
     pub fn put(&self, key: &str, bytes: impl Into<Bytes>) {
-        self.objects().put(key, bytes.into());
+        self.objects().put(key, bytes.into(), Default::default());
     }
 
     /// Adds objects that are listed and cannot be read, for so many numbers: a million of them take no room. A greater
@@ -268,7 +268,12 @@ impl S3 {
         self.put(key, bytes);
     }
 
-    /// Deletes of this key are refused from now on, as object lock does it.
+    /// From now on deletes answer as those of a bucket that keeps versions.
+    pub fn keep_versions(&self) {
+        self.objects().keeps_versions = true;
+    }
+
+    /// Deletes of this key are refused from now on, whoever asks.
     pub fn lock(&self, key: &str) {
         self.objects().locked.insert(key.into());
     }

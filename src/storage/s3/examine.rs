@@ -83,8 +83,8 @@ fn identity(hop: &Hop) -> Finding {
 async fn list(store: &S3Store) -> (Result<()>, Arc<Witness>) {
     let witness = Arc::new(Witness::default());
     let request = |tracked| async {
-        let request = store.client.list_objects_v2().bucket(&store.bucket).prefix(store.key("")).max_keys(1);
-        let request = request.customize().interceptor(tracked).interceptor(Watching(witness.clone()));
+        let request =
+            store.listing("").max_keys(1).customize().interceptor(tracked).interceptor(Watching(witness.clone()));
         Ok(request.send().await.map(drop))
     };
     let outcome = store.send(Action::List, "", 0, store.policy, request).await;
@@ -185,7 +185,7 @@ async fn writing(store: &S3Store) -> (Vec<Finding>, bool) {
 
 async fn put(store: &S3Store) -> Result<PutObjectOutput> {
     let write = Write::prepare(store, &Body::Memory(Bytes::from_static(layout::DOCTOR))).await?;
-    store.write(&Key::Doctor.to_string(), &write, true, store.policy).await
+    store.write(&Key::Doctor.to_string(), &write, true, store.policy).await.outcome
 }
 
 /// What the bucket does with new objects by itself.
@@ -252,12 +252,7 @@ async fn reading(store: &S3Store, wrote: bool, lists: bool) -> Vec<Finding> {
 
 /// Whether the bucket locks new objects by itself; `None` if the store does not say.
 async fn lock(store: &S3Store) -> Option<Finding> {
-    let key = Key::Doctor.to_string();
-    let request = |tracked| async {
-        let request = store.client.head_object().bucket(&store.bucket).key(store.key(&key));
-        Ok(request.customize().interceptor(tracked).send().await)
-    };
-    let output = store.send(Action::Head, &key, 0, store.policy, request).await.ok()?;
+    let output = store.look(&Key::Doctor.to_string(), None).await.ok()?;
     let Some(mode) = output.object_lock_mode() else {
         return Some(Finding::good("object lock", "new objects are not locked by themselves"));
     };

@@ -195,6 +195,8 @@ impl Refusal {
             | "NotImplemented"
             | "UnsupportedArgument"
             | "EntityTooLarge"
+            | "InvalidStorageClass"
+            | "AccessControlListNotSupported"
             | "MissingContentLength" => Kind::Config,
             "AccessDenied"
             | "Forbidden"
@@ -263,6 +265,13 @@ impl Refusal {
             "BadDigest" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch" | "IncompleteBody" => {
                 "Something between here and the store damages what is sent: check HTTPS_PROXY and NO_PROXY, and use https."
             }
+            "InvalidStorageClass" => {
+                "This store does not know that class: correct s3-wal-storage-class or s3-backup-storage-class \
+                 (WALDEN_S3_WAL_STORAGE_CLASS, WALDEN_S3_BACKUP_STORAGE_CLASS)."
+            }
+            "AccessControlListNotSupported" => {
+                "This bucket has no ACLs, and its owner owns what is stored in it: unset s3-acl (WALDEN_S3_ACL)."
+            }
             "MissingContentLength" => {
                 "Something between here and the store removes the length of what is sent: check HTTPS_PROXY and NO_PROXY."
             }
@@ -299,7 +308,8 @@ impl Refusal {
         // "The object was stored using a form of Server Side Encryption. The correct parameters must be provided to
         // retrieve the object."
         if message.contains("server side encryption") || message.contains("encryption key") {
-            return "The object was encrypted with a key of the customer's (SSE-C): the same key has to be given to read it."
+            return "The object was encrypted with a key of its owner's (SSE-C): name the file that has it with \
+                    --s3-sse-c-key-file or WALDEN_S3_SSE_C_KEY_FILE."
                 .to_owned();
         }
         "The store does not know what the request asks for: see \"walden config\" for the settings that begin with s3-."
@@ -372,7 +382,7 @@ fn is_full(code: &str) -> bool {
 fn thaw(attempt: &Attempt) -> String {
     format!(
         "The object is in an archive class: bring it back first, aws s3api restore-object --bucket {} --key {} \
-         --restore-request Days=7, and wait some hours.",
+         --restore-request Days=7, and wait some hours (docs/s3.md has it for many objects).",
         attempt.bucket, attempt.key
     )
 }
