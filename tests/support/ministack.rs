@@ -3,11 +3,14 @@
 //! It is told what to do by the root users of the accounts, whose keys are the accounts' numbers, through the APIs of IAM,
 //! S3, STS and KMS as everybody knows them; curl signs. Accounts are made by being named.
 
+use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::OnceLock;
 
 /// Where the buckets lie.
 pub const REGION: &str = "eu-central-1";
+
+const JSON: &str = "content-type: application/x-amz-json-1.1";
 
 /// The service; one for all tests of a program.
 #[derive(Debug)]
@@ -52,6 +55,11 @@ impl Ministack {
         Account { id, service: self }
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.endpoint.strip_prefix("http://").unwrap().parse().unwrap()
+    }
+
     /// What walden needs to find the service, besides an identity.
     pub fn env(&self) -> Vec<(&'static str, String)> {
         vec![("AWS_ENDPOINT_URL", self.endpoint.clone()), ("AWS_REGION", REGION.to_owned())]
@@ -81,6 +89,19 @@ impl Ministack {
         let words = ["Action=AssumeRole", "Version=2011-06-15", "RoleSessionName=test", &role, &external_id, &seconds];
         let answer = self.request(keys, "sts", "", &words.map(|word| ["--data-urlencode", word]).concat())?;
         Ok(Keys { token: Some(tag(&answer, "SessionToken")), ..keys_in(&answer) })
+    }
+
+    /// How often the holder of these keys has asked the token service for something, as CloudTrail has it; 50 at most.
+    pub fn asked_for_tokens(&self, keys: &Keys, account: &Account) -> usize {
+        // MiniStack knows an operation by its header, which STS does without.
+        let body = serde_json::json!({"LookupAttributes": [
+            {"AttributeKey": "AccessKeyId", "AttributeValue": keys.id},
+            {"AttributeKey": "EventName", "AttributeValue": "POST.sts"},
+        ]});
+        let target = "X-Amz-Target: com.amazonaws.cloudtrail.v20131101.CloudTrail_20131101.LookupEvents";
+        let args = ["-H", target, "-H", JSON, "--data-binary", &body.to_string()];
+        let answer = self.request(&account.root(), "cloudtrail", "", &args).unwrap();
+        serde_json::from_str::<serde_json::Value>(&answer).unwrap()["Events"].as_array().unwrap().len()
     }
 
     fn curl(&self, args: &[&str]) -> Result<String, String> {
@@ -184,8 +205,7 @@ pub fn kms(
     body: &serde_json::Value,
 ) -> Result<serde_json::Value, String> {
     let (target, body) = (format!("X-Amz-Target: TrentService.{operation}"), body.to_string());
-    let json = "content-type: application/x-amz-json-1.1";
-    let answer = service.request(keys, "kms", "", &["-H", &target, "-H", json, "--data-binary", &body])?;
+    let answer = service.request(keys, "kms", "", &["-H", &target, "-H", JSON, "--data-binary", &body])?;
     Ok(serde_json::from_str(&answer).unwrap())
 }
 
