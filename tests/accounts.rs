@@ -136,7 +136,10 @@ fn every_block_of_the_page_is_used_here() {
     let unused: Vec<_> = printed.keys().filter(|name| !used.contains(*name)).collect();
     assert!(unused.is_empty(), "{unused:?}");
     // A policy without a name would be one that nobody has tried.
-    assert_eq!(include_str!("../docs/aws.md").matches("```json").count(), printed.values().filter(|text| text.starts_with('{')).count());
+    assert_eq!(
+        include_str!("../docs/aws.md").matches("```json").count(),
+        printed.values().filter(|text| text.starts_with('{')).count()
+    );
 }
 
 #[test]
@@ -256,7 +259,8 @@ fn the_key_serves_the_two_roles_and_each_for_its_own() {
         accounts.service.assume(&root, &format!("arn:aws:iam::{A}:role/{role}"), &id, 900).unwrap()
     };
     let may = |keys: &Keys, operation: &str, body: serde_json::Value| {
-        kms(accounts.service, keys, operation, &body).inspect_err(|error| assert!(error.contains("AccessDenied"), "{error}"))
+        kms(accounts.service, keys, operation, &body)
+            .inspect_err(|error| assert!(error.contains("AccessDenied"), "{error}"))
     };
     let new = serde_json::json!({ "KeyId": key, "KeySpec": "AES_256" });
     let (writer, reader) = (session("walden-writer", "primary"), session("walden-reader", "standby"));
@@ -323,14 +327,23 @@ fn a_chain_of_roles_goes_through_a_third_account() {
     let Some(accounts) = accounts() else { return };
     let hub = accounts.service.account("333333333333");
     let open = |account: &str, id: Option<&str>| {
-        let condition = id.map_or(serde_json::json!({}), |id| serde_json::json!({"StringEquals": {"sts:ExternalId": id}}));
+        let condition =
+            id.map_or(serde_json::json!({}), |id| serde_json::json!({"StringEquals": {"sts:ExternalId": id}}));
         serde_json::json!({"Version": "2012-10-17", "Statement": [{
             "Effect": "Allow", "Principal": {"AWS": format!("arn:aws:iam::{account}:root")},
             "Action": "sts:AssumeRole", "Condition": condition,
         }]})
     };
-    hub.make_role("hub", &open(B, None).to_string(), &block("assume-reader").replace("walden-reader", "walden-hub-reader"));
-    accounts.a.make_role("walden-hub-reader", &open("333333333333", Some("walden-hub-90de")).to_string(), &block("reader"));
+    hub.make_role(
+        "hub",
+        &open(B, None).to_string(),
+        &block("assume-reader").replace("walden-reader", "walden-hub-reader"),
+    );
+    accounts.a.make_role(
+        "walden-hub-reader",
+        &open("333333333333", Some("walden-hub-90de")).to_string(),
+        &block("reader"),
+    );
     let writer = accounts.a.make_user("chains-primary", Some(&block("writer")));
     accounts.server(1010, "here", &writer).push(1).code(0);
 
