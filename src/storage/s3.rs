@@ -19,6 +19,7 @@ mod watch;
 use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use ::http::Uri;
@@ -156,8 +157,28 @@ impl S3Store {
         }
     }
 
-    /// One put, with its condition or without.
-    async fn write(&self, key: &str, write: &Write, only_new: bool, policy: Policy) -> Result<()> {
+    /// A create-only put to a store that honours the condition. That the name is taken can be our own doing, in a try
+    /// whose answer was lost. Whoever may read finds out; for whoever may not, it counts as that.
+    async fn create(&self, key: &str, write: &Write) -> Result<()> {
+        let lost = AtomicBool::new(false);
+        match self.write(key, write, Some(&lost), self.policy).await {
+            Err(taken) if taken.kind() == Kind::AlreadyExists && lost.into_inner() => match self.head(key).await {
+                Err(error) if error.kind() == Kind::Denied => {
+                    tracing::warn!(
+                        "{} is there, from an earlier try as it seems, whose answer was lost: that is not checked, for it \
+                         may not be read",
+                        self.url(key)
+                    );
+                    Ok(())
+                }
+                _ => Err(taken),
+            },
+            result => result,
+        }
+    }
+
+    /// One put. With `new` it is create-only, and that says in the end whether the answer to a try was lost.
+    async fn write(&self, key: &str, write: &Write, new: Option<&AtomicBool>, policy: Policy) -> Result<()> {
         let body = &write.body;
         self.send(Action::Put, key, body.size(), policy, |tracked| async {
             let request = self
@@ -167,10 +188,16 @@ impl S3Store {
                 .key(self.key(key))
                 .content_length(body.size() as i64)
                 .set_checksum_crc32_c(write.checksum.clone())
-                .set_if_none_match(only_new.then(|| "*".to_owned()))
+                .set_if_none_match(new.map(|_| "*".to_owned()))
                 .body(stream(body).await.map_err(Failure::Final)?);
             let request = request.customize().interceptor(write.signing.clone()).interceptor(tracked);
-            match request.send().await {
+            // A try that is given up is dropped here.
+            let earlier = new.map(|lost| lost.swap(true, Ordering::Relaxed));
+            let answer = request.send().await;
+            if let (Some(lost), Some(earlier)) = (new, earlier) {
+                lost.store(earlier || answer.as_ref().is_err_and(failure::may_have_arrived), Ordering::Relaxed);
+            }
+            match answer {
                 Ok(output) => self.believe(key, write, &output).map(Ok),
                 Err(error) => Ok(Err(error)),
             }
@@ -200,7 +227,7 @@ impl S3Store {
             Err(error) if error.kind() == Kind::NotFound => {}
             Err(error) => return Err(error),
         }
-        self.write(key, write, false, self.policy).await?;
+        self.write(key, write, None, self.policy).await?;
         let ours = digest(write.body.clone(), blake3::Hasher::new(), hashed).await?.finalize();
         let mut there = blake3::Hasher::new();
         let mut download = self.get(key, None).await?;
@@ -251,9 +278,9 @@ impl Store for S3Store {
     async fn put(&self, key: &str, body: Body, mode: PutMode) -> Result<()> {
         let write = Write::prepare(self, &body).await?;
         match mode {
-            PutMode::Replace => self.write(key, &write, false, self.policy).await,
+            PutMode::Replace => self.write(key, &write, None, self.policy).await,
             PutMode::New => match self.conditions.verdict(self).await {
-                Verdict::Honoured | Verdict::Undecided => self.write(key, &write, true, self.policy).await,
+                Verdict::Honoured | Verdict::Undecided => self.create(key, &write).await,
                 Verdict::Ignored => self.write_guarded(key, &write).await,
             },
         }

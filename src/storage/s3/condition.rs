@@ -4,6 +4,7 @@
 //! asked before the first create-only put, with two puts of one small object that means nothing, and the answer is
 //! remembered. Never deletes anything: whoever archives need not have the right to.
 
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -98,7 +99,8 @@ async fn probe(store: &S3Store) -> Verdict {
     for _ in 0..2 {
         let put = async {
             let write = Write::prepare(store, &body).await?;
-            store.write(&Key::Probe.to_string(), &write, true, Policy::once(PROBE_PATIENCE)).await
+            let lost = AtomicBool::new(false);
+            store.write(&Key::Probe.to_string(), &write, Some(&lost), Policy::once(PROBE_PATIENCE)).await
         };
         match put.await {
             Ok(()) => {}

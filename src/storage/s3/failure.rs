@@ -60,6 +60,18 @@ pub(super) fn given_up(action: Action, url: &str, why: impl Into<String>) -> Err
     Error::new(Kind::Unreachable, action.failed(url)).detail(why)
 }
 
+/// Can a request that ended so have been carried out? Not if the service refused it, or it never left.
+pub(super) fn may_have_arrived<E: StdError + 'static>(error: &SdkError<E>) -> bool {
+    match error {
+        SdkError::ServiceError(service) => {
+            let status = service.raw().status().as_u16();
+            status >= 500 && status != 501 && status != 503
+        }
+        SdkError::ConstructionFailure(_) => false,
+        _ => find::<DialError>(error).is_none() && find::<CredentialsError>(error).is_none(),
+    }
+}
+
 /// Has the session ended that the request was signed with (Amazon S3 API Reference, "Error responses")?
 pub(super) fn is_stale_session<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
     let SdkError::ServiceError(service) = error else { return false };
