@@ -157,7 +157,7 @@ fn in_one_account_the_writer_archives_the_reader_reads_and_neither_does_more() {
     standby.gets(1);
     standby.fetch(2).code(1);
     standby.walden(&["backup-list", "--system-id", "1001"]).run().code(0);
-    standby.push(3).code(4).stderr_has("s3:PutObject");
+    explained(standby.push(3).code(4), "s3:PutObject");
     assert!(!accounts.may_delete(&writer) && !accounts.may_delete(&reader));
 
     let elsewhere = accounts.server(1001, "here", &writer).with("WALDEN_PREFIX", "s3://example-backups/other");
@@ -239,7 +239,8 @@ fn a_primary_that_can_only_put_archives() {
     for number in 1..=3 {
         primary.push(number).code(0).stderr_is("");
     }
-    primary.fetch(1).code(4).stderr_has("s3:GetObject");
+    explained(primary.fetch(1).code(4), "s3:GetObject");
+    explained(primary.push(1).code(4), "exists, and may not be read to compare it");
     assert!(!accounts.may_delete(&keys));
     let reader = accounts.a.make_user("putters-reader", Some(&block("reader")));
     let standby = accounts.server(1006, "here", &reader);
@@ -273,6 +274,13 @@ fn the_key_serves_the_two_roles_and_each_for_its_own() {
     may(&user, "Decrypt", old).unwrap_err();
 }
 
+/// The message has this, and the page says what it means.
+fn explained(ran: Ran, message: &str) -> Ran {
+    let table = include_str!("../docs/aws.md").split_once("## What goes wrong").unwrap().1;
+    assert!(table.contains(message), "{message} is not in the table of docs/aws.md");
+    ran.stderr_has(message)
+}
+
 /// That the token service said no, and to whom about what.
 fn is_refused(ran: Ran, caller: &str, role: &str) -> Ran {
     ran.code(4).stderr_has(role).stderr_has(caller).stderr_has("AccessDenied").stderr_has("127.0.0.1")
@@ -285,7 +293,9 @@ fn a_wrong_or_missing_external_id_is_refused_at_once_and_the_message_says_by_who
     let Some(accounts) = accounts() else { return };
     let keys = accounts.b.make_user("mistyping", Some(&block("assume-reader")));
     let wrong = accounts.server(1007, "standby", &keys).with("WALDEN_EXTERNAL_ID", "walden-standby-7f3b");
-    is_refused(wrong.fetch(1), &keys.id, READER).stderr_has("check WALDEN_EXTERNAL_ID").stderr_has("request id");
+    explained(is_refused(wrong.fetch(1), &keys.id, READER), "is not authorized to perform: sts:AssumeRole")
+        .stderr_has("check WALDEN_EXTERNAL_ID")
+        .stderr_has("request id");
     let missing = accounts.server(1007, "standby", &keys).with("WALDEN_EXTERNAL_ID", "");
     is_refused(missing.fetch(1), &keys.id, READER).stderr_has("set WALDEN_EXTERNAL_ID");
     // In a recovery PostgreSQL is stopped, and a standby asked to come again.
@@ -301,12 +311,14 @@ fn a_user_who_may_not_assume_the_role_is_refused_at_once() {
     let Some(accounts) = accounts() else { return };
     let mallory = accounts.b.make_user("mallory", None);
     let standby = accounts.server(1008, "standby", &mallory);
-    is_refused(standby.fetch(1), &mallory.id, "walden-reader").stderr_has("sts:AssumeRole");
+    explained(is_refused(standby.fetch(1), &mallory.id, "walden-reader"), "because no identity-based policy allows");
     standby.push(1).code(4).stderr_has("sts:AssumeRole");
     let unknown = Keys { id: "AKIANOSUCHKEY0000000".to_owned(), ..mallory.clone() };
-    accounts.server(1008, "standby", &unknown).fetch(1).code(4).stderr_has("AWS_ACCESS_KEY_ID");
+    let ran = accounts.server(1008, "standby", &unknown).fetch(1).code(4).stderr_has("AWS_ACCESS_KEY_ID");
+    explained(ran, "InvalidClientTokenId");
     let forger = Keys { secret: "wrong".to_owned(), ..mallory };
-    accounts.server(1008, "standby", &forger).fetch(1).code(4).stderr_has("AWS_SECRET_ACCESS_KEY");
+    let ran = accounts.server(1008, "standby", &forger).fetch(1).code(4).stderr_has("AWS_SECRET_ACCESS_KEY");
+    explained(ran, "SignatureDoesNotMatch");
 }
 
 #[test]
@@ -317,7 +329,7 @@ fn a_session_that_has_ended_is_no_source_for_a_role() {
     let session = accounts.service.assume(&accounts.a.root(), &role, "walden-standby-7f3a", 1).unwrap();
     std::thread::sleep(std::time::Duration::from_secs(2));
     let standby = accounts.server(1009, "standby", &session);
-    standby.fetch(1).code(4).stderr_has("ExpiredToken").stderr_has("AWS_SESSION_TOKEN");
+    explained(standby.fetch(1).code(4), "ExpiredToken").stderr_has("AWS_SESSION_TOKEN");
     // The store says so as well, where there is no role in between.
     accounts.server(1009, "here", &session).fetch(1).code(4).stderr_has("ExpiredToken").stderr_has("AWS_SESSION_TOKEN");
 }
@@ -369,5 +381,5 @@ fn tags_are_taken_by_a_role_whose_policy_says_so() {
     tagged.gets(1);
     accounts.a.set_trust("walden-tagged", &block("trust-reader"));
     let later = accounts.server(1011, "standby", &keys).with("WALDEN_ASSUME_ROLE", role);
-    later.fetch(1).code(4).stderr_has("sts:TagSession");
+    explained(later.fetch(1).code(4), "sts:TagSession");
 }
