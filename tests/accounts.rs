@@ -197,6 +197,8 @@ fn a_standby_of_another_account_reads_with_the_role_and_the_external_id_and_does
     primary.push(2).code(0);
     standby.gets(2);
 
+    let seen = standby.walden(&["doctor"]).run().code(0);
+    seen.stdout_has("user/standby, from the environment").stdout_has("assumed-role/walden-reader/").stdout_has("404");
     let itself = accounts.server(1003, "here", &keys);
     itself.fetch(1).code(4);
 }
