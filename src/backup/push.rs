@@ -218,7 +218,7 @@ mod tests {
     fn an_archiver_has_passed_what_is_not_behind_its_last_file_on_the_same_timeline() {
         let names = ["000000020000000000000009", "00000002000000000000000A", "00000002000000000000000B"];
         let left = |last: Option<&str>| {
-            let needed = names.iter().map(|name| name.parse().unwrap()).collect();
+            let needed = names.iter().map(|name| SegmentName::parse(name).unwrap()).collect();
             not_passed(last, needed).len()
         };
         for (last, expected) in [
