@@ -9,6 +9,8 @@ pub mod cluster;
 pub mod forge;
 pub mod front;
 pub mod load;
+pub mod metadata;
+pub mod ministack;
 pub mod place;
 pub mod random;
 pub mod s3;

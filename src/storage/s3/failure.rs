@@ -225,6 +225,7 @@ fn nobody(credentials: &CredentialsError, what: String) -> Failure {
     }
     let causes = causes(credentials);
     let refused = TOKEN_REFUSALS.iter().any(|code| causes.contains(code));
+    let shut_out = CONTAINER_REFUSALS.iter().any(|status| causes.contains(status));
     let error = |kind| Error::new(kind, what).detail(causes);
     match credentials {
         CredentialsError::CredentialsNotLoaded(_) => Failure::Final(error(Kind::Denied).hint(
@@ -233,6 +234,11 @@ fn nobody(credentials: &CredentialsError, what: String) -> Failure {
         CredentialsError::InvalidConfiguration(_) => {
             Failure::Final(error(Kind::Denied).hint("Check ~/.aws/config and the variables that begin with AWS_."))
         }
+        _ if shut_out => Failure::Final(
+            error(Kind::Denied).hint(
+                "Check the role of the pod's service account or of the task, and AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE.",
+            ),
+        ),
         _ if refused => Failure::Final(
             error(Kind::Denied).hint("Check the role in AWS_ROLE_ARN or AWS_PROFILE, and whom its trust policy allows to assume it."),
         ),
@@ -254,6 +260,10 @@ const TOKEN_REFUSALS: [&str; 10] = [
     "SignatureDoesNotMatch",
     "ValidationError",
 ];
+
+/// How the SDK words it that a container's endpoint knows who asks, and says no.
+const CONTAINER_REFUSALS: [&str; 2] =
+    ["HTTP credential provider: StatusCode(401)", "HTTP credential provider: StatusCode(403)"];
 
 /// The messages of an error and of what caused it, without repetitions.
 pub(super) fn causes(error: &(dyn StdError + 'static)) -> String {
