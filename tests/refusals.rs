@@ -224,6 +224,16 @@ fn abilities() -> Vec<Case> {
             Push,
             Answer::refusal(400, "EntityTooLarge", "Your proposed upload exceeds the maximum allowed size"),
         ),
+        case(
+            "a storage class of another store",
+            Push,
+            Answer::refusal(400, "InvalidStorageClass", "The storage class you specified is not valid"),
+        ),
+        case(
+            "a bucket without ACLs",
+            Push,
+            Answer::refusal(400, "AccessControlListNotSupported", "The bucket does not allow ACLs"),
+        ),
         case("a quota", Push, Answer::refusal(403, "QuotaExceeded", "Bucket quota exceeded")),
     ]
 }
