@@ -119,7 +119,8 @@ impl Archive {
         match self.store.put(&key.to_string(), body, PutMode::New).await {
             Ok(()) => Ok(Stored::New { object_size }),
             Err(error) if error.kind() == Kind::AlreadyExists => {
-                let (existing, _) = self.get_file(key, std::io::sink()).await?;
+                let (existing, _) =
+                    self.get_file(key, std::io::sink()).await.map_err(|error| self.incomparable(key, error))?;
                 compare(&self.url(key), &header, &existing).map(|()| Stored::Already)
             }
             Err(error) => Err(error),
@@ -167,13 +168,21 @@ impl Archive {
         let (name, limit) = (key.to_string(), content.len());
         match self.store.put(&name, Body::Memory(content.clone()), PutMode::New).await {
             Err(error) if error.kind() == Kind::AlreadyExists => {
-                let existing = self.store.get(&name, None).await?;
+                let existing = self.store.get(&name, None).await.map_err(|error| self.incomparable(key, error))?;
                 if existing.object_size == limit as u64 && existing.read_all(limit).await? == content {
                     return Ok(());
                 }
                 Err(Error::new(Kind::Conflict, format!("{} exists with other content", self.url(key))))
             }
             result => result,
+        }
+    }
+
+    /// There is an object, and whether it is the same cannot be said: success would be a guess.
+    fn incomparable(&self, key: &Key, error: Error) -> Error {
+        match error.kind() {
+            Kind::Denied => error.during(format!("{} exists, and may not be read to compare it", self.url(key))),
+            _ => error,
         }
     }
 
@@ -247,7 +256,8 @@ impl Archive {
         }
     }
 
-    /// Marks the prefix as Walden's, or checks that the format there is one that this version can add to.
+    /// Marks the prefix as Walden's, or checks that the format there is one that this version can add to. Warns where the
+    /// marker is there and may not be read: whoever writes need not have the right to.
     ///
     /// # Errors
     /// [`Kind::Refused`] for a newer format.
@@ -255,7 +265,16 @@ impl Archive {
         let key = Key::Marker;
         match self.store.put(&key.to_string(), Body::from(sealed::marker()), PutMode::New).await {
             Err(error) if error.kind() == Kind::AlreadyExists => {
-                let existing = self.store.get(&key.to_string(), None).await?.read_all(MARKER_LIMIT).await?;
+                let existing = match self.store.get(&key.to_string(), None).await {
+                    Err(error) if error.kind() == Kind::Denied => {
+                        let url = self.store.url("");
+                        tracing::warn!(
+                            "the format of the archive {url} is not checked, for it may not be read: {error}"
+                        );
+                        return Ok(());
+                    }
+                    existing => existing?.read_all(MARKER_LIMIT).await?,
+                };
                 let format =
                     sealed::marker_format(&existing).during(|| format!("could not read {}", self.url(&key)))?;
                 layout::check_format(format!("the archive {}", self.store.url("")), format)

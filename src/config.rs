@@ -1,9 +1,9 @@
 //! Settings: what they are, where they come from and what they mean.
 //!
 //! [`options`] is the table of everything that can be set and [`row`] what a row of it is, [`value`] how each type of
-//! value is written, [`role`] a role to assume, [`target`] the words for what a restore shall reach; [`sources`] reads flags, variables and the
-//! file, [`reference`](mod@reference) writes the documentation. Here are the outcome, [`Settings`], and the archive's
-//! [`Location`].
+//! value is written, [`role`] a role to assume, [`requests`] what objects in S3 are to be, [`target`] the words for what
+//! a restore shall reach; [`sources`] reads flags, variables and the file, [`reference`](mod@reference) writes the
+//! documentation. Here are the outcome, [`Settings`], and the archive's [`Location`].
 //!
 //! Never keeps a global: whoever needs a setting is given the settings or the value.
 
@@ -18,6 +18,7 @@ use crate::error::{Error, Kind, Result};
 
 pub mod options;
 pub mod reference;
+pub mod requests;
 pub mod role;
 pub mod row;
 pub mod sources;
@@ -138,7 +139,7 @@ pub enum Location {
     Directory(PathBuf),
     /// A part of a bucket: `s3://name/prefix`.
     Bucket {
-        /// The bucket.
+        /// The bucket, or the ARN or the alias of an access point to one.
         name: String,
         /// What every key begins with, without a slash at either end; empty for the whole bucket.
         prefix: String,
@@ -158,7 +159,8 @@ impl fmt::Display for Location {
 impl FromStr for Location {
     type Err = Error;
 
-    /// Reads `s3://bucket[/path]` or `file:///absolute/directory`; slashes at the end are dropped, nothing is decoded.
+    /// Reads `s3://bucket[/path]`, `s3://ARN-of-an-access-point[/path]` or `file:///absolute/directory`; slashes at the end
+    /// are dropped, nothing is decoded.
     fn from_str(text: &str) -> Result<Location> {
         let parsed = match text.split_once("://") {
             Some(("s3", rest)) => parse_bucket(rest),
@@ -166,20 +168,58 @@ impl FromStr for Location {
             _ => None,
         };
         parsed.filter(|_| !text.chars().any(char::is_control)).ok_or_else(|| {
-            Error::new(Kind::Usage, format!("\"{}\" is not the address of an archive", text.escape_debug()))
-                .hint("Write s3://bucket/path, or file:///path with three slashes and an absolute path.")
+            let error = Error::new(Kind::Usage, format!("\"{}\" is not the address of an archive", text.escape_debug()));
+            error.hint(match text.starts_with("s3://arn:") {
+                true => {
+                    "Write s3://arn:aws:s3:REGION:ACCOUNT:accesspoint/NAME/path. A multi-region access point cannot hold an \
+                     archive: name one of its buckets."
+                }
+                false => "Write s3://bucket/path, or file:///path with three slashes and an absolute path.",
+            })
         })
     }
 }
 
 fn parse_bucket(rest: &str) -> Option<Location> {
-    let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-    let prefix = prefix.trim_end_matches('/');
-    let legal_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    let length = match rest.starts_with("arn:") {
+        true => access_point(rest)?,
+        false => rest.find('/').unwrap_or(rest.len()),
+    };
+    let (name, prefix) = rest.split_at(length);
+    let prefix = match prefix.strip_prefix('/') {
+        Some(prefix) => prefix.trim_end_matches('/'),
+        None if prefix.is_empty() => "",
+        None => return None,
+    };
+    let arn = name.starts_with("arn:");
+    let legal_name =
+        !name.is_empty() && (arn || name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)));
     // HTTP clients and proxies fold such segments, and then two prefixes would be one.
     let folds = |segment: &str| matches!(segment, "" | "." | "..");
     let legal_prefix = prefix.is_empty() || !prefix.split('/').any(folds);
     (legal_name && legal_prefix).then(|| Location::Bucket { name: name.to_owned(), prefix: prefix.to_owned() })
+}
+
+/// The length of the ARN with which the text begins, `arn:PARTITION:s3:REGION:ACCOUNT:accesspoint/NAME`, or with a colon
+/// before the name (Amazon S3 User Guide, "Referencing access points"). One of several regions has none in its ARN.
+fn access_point(text: &str) -> Option<usize> {
+    let word = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let mut fields = text.splitn(6, ':');
+    let ["arn", partition, "s3", region, account, resource] =
+        std::array::from_fn(|_| fields.next().unwrap_or_default())
+    else {
+        return None;
+    };
+    let name = resource.strip_prefix("accesspoint").and_then(|name| name.strip_prefix(['/', ':']))?;
+    let name = name.split('/').next().unwrap_or_default();
+    let legal = [partition, region, account, name].into_iter().all(word);
+    // The start of the resource, its type with one character after it, and the name.
+    legal.then(|| text.len() - resource.len() + "accesspoint/".len() + name.len())
+}
+
+/// The region in the ARN of an access point; `None` for any other bucket.
+pub fn region_of_access_point(bucket: &str) -> Option<&str> {
+    access_point(bucket).and_then(|_| bucket.split(':').nth(3))
 }
 
 fn parse_directory(path: &str) -> Option<Location> {
@@ -196,7 +236,10 @@ mod tests {
     fn any_location() -> impl Strategy<Value = Location> {
         prop_oneof![
             "(/[^/\\p{C}]{1,8}){1,4}|/".prop_map(|path| Location::Directory(PathBuf::from(path))),
-            ("[A-Za-z0-9._-]{1,20}", "([a-zA-Z0-9 =+_-]{1,8}(/[a-zA-Z0-9 =+_-]{1,8}){0,3})?")
+            (
+                "[A-Za-z0-9._-]{1,20}|arn:aws(-cn)?:s3:[a-z0-9-]{1,9}:[0-9]{12}:accesspoint[/:][a-z0-9-]{1,9}",
+                "([a-zA-Z0-9 =+_-]{1,8}(/[a-zA-Z0-9 =+_-]{1,8}){0,3})?"
+            )
                 .prop_map(|(name, prefix)| Location::Bucket { name, prefix }),
         ]
     }
@@ -240,6 +283,36 @@ mod tests {
         ] {
             let error = text.parse::<Location>().unwrap_err();
             assert!(error.advice().unwrap().contains("s3://bucket/path"), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_access_point_is_a_bucket_with_a_slash_and_one_of_several_regions_is_none() {
+        let parse = |text: &str| match text.parse::<Location>() {
+            Ok(Location::Bucket { name, prefix }) => Ok((name, prefix)),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.advice().unwrap().to_owned()),
+        };
+        for arn in [
+            "arn:aws:s3:eu-central-1:111111111111:accesspoint/wal",
+            "arn:aws-cn:s3:cn-north-1:111111111111:accesspoint:wal",
+        ] {
+            for (rest, prefix) in [("", ""), ("/", ""), ("/some/where", "some/where")] {
+                assert_eq!(parse(&format!("s3://{arn}{rest}")), Ok((arn.to_owned(), prefix.to_owned())));
+            }
+            assert_eq!(region_of_access_point(arn), arn.split(':').nth(3));
+        }
+        assert_eq!(region_of_access_point("bucket"), None);
+        for arn in [
+            "arn:aws:s3::111111111111:accesspoint/mfzwi23gnjvgw.mrap",
+            "arn:aws:s3:eu-central-1:111111111111:accesspoint/",
+            "arn:aws:s3:eu-central-1:111111111111:accesspoints/x",
+            "arn:aws:s3:eu-central-1::accesspoint/x",
+            "arn:aws:s3:::bucket",
+            "arn:aws:s3-outposts:eu-central-1:111111111111:outpost/op-1/accesspoint/x",
+            "arn:",
+        ] {
+            assert!(parse(&format!("s3://{arn}/path")).unwrap_err().contains("accesspoint/NAME"), "{arn}");
         }
     }
 

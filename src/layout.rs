@@ -58,6 +58,17 @@ pub enum Key {
     Backup(SystemId, BackupId),
 }
 
+/// What an object belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// The archive as a whole.
+    Archive,
+    /// The WAL.
+    Wal,
+    /// A base backup.
+    Backup,
+}
+
 /// Which part of which volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PartName {
@@ -104,6 +115,27 @@ impl Key {
         };
         // Catches what the parsers above let through: "+1", "00000" for part 0, a segment below the wrong timeline.
         (key.to_string() == text).then_some(key)
+    }
+}
+
+impl Key {
+    /// What it belongs to.
+    pub fn family(&self) -> Family {
+        match self {
+            Key::Marker | Key::Probe | Key::Doctor => Family::Archive,
+            Key::Wal(..) => Family::Wal,
+            Key::Part(..) | Key::Files(..) | Key::Backup(..) => Family::Backup,
+        }
+    }
+
+    /// Is it one of the many large ones, which only a recovery reads? All others are small, or are read whenever somebody
+    /// looks at the archive.
+    pub fn is_bulk(&self) -> bool {
+        match self {
+            Key::Wal(_, file) => matches!(file, WalFile::Segment(_) | WalFile::Partial(_)),
+            Key::Part(..) => true,
+            Key::Marker | Key::Probe | Key::Doctor | Key::Files(..) | Key::Backup(..) => false,
+        }
     }
 }
 

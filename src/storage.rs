@@ -54,7 +54,8 @@ pub trait Store: Send + Sync + Debug {
     /// # Errors
     /// With [`PutMode::New`]: `AlreadyExists` if the key is taken, and then the object there is durable; of any number
     /// of racing creators one succeeds. A creator whose first try succeeded unnoticed (the reply was lost) is told
-    /// `AlreadyExists` too: compare the content.
+    /// `AlreadyExists` too: compare the content. Only where the object could not be read to do so, because it is of a
+    /// class that is restored first, it is compared here, by its size and CRC-32C, and the same counts as put.
     async fn put(&self, key: &str, body: Body, mode: PutMode) -> Result<()>;
 
     /// Opens an object, whole or the bytes of `range` (which must lie within the object and not be empty).
@@ -77,10 +78,12 @@ pub trait Store: Send + Sync + Debug {
     /// How many pages, from different places of one long listing, are worth asking for at the same time.
     fn pages_at_once(&self) -> usize;
 
-    /// Deletes these objects; one that is absent already counts as deleted.
+    /// Deletes these objects; one that is absent already counts as deleted. In a bucket that keeps versions they are only
+    /// marked: neither listed nor read any more, but their room is not free. Then it says so in the log.
     ///
     /// # Errors
-    /// The first refusal, after all keys have been tried, saying how many of them were refused.
+    /// The first refusal, after all keys have been tried, saying how many of them were refused, and until when those stay
+    /// that are locked.
     async fn delete(&self, keys: &[String]) -> Result<()>;
 }
 
@@ -96,8 +99,12 @@ pub struct Options {
     pub strict: bool,
     /// S3: how the bucket's name gets into a request.
     pub addressing: Addressing,
+    /// S3: whether requests go through Amazon's edge.
+    pub accelerate: bool,
     /// S3: what the store is to verify on arrival.
     pub checksum: Checksum,
+    /// S3: what else goes with requests.
+    pub wanted: s3::Wanted,
     /// S3: the roles to assume, each from the one before it, the first one from what the environment has.
     pub roles: Vec<AssumedRole>,
     /// S3: what the sessions of roles are called that say nothing else.
@@ -123,12 +130,25 @@ pub async fn open(options: Options) -> Result<Arc<dyn Store>> {
     match options.location {
         Location::Directory(path) => Ok(Arc::new(local::LocalStore::new(path))),
         Location::Bucket { name, prefix } => {
-            let Options { retry_timeout, strict, addressing, checksum, roles, session_name, memory, .. } = options;
+            let Options {
+                retry_timeout,
+                strict,
+                addressing,
+                accelerate,
+                checksum,
+                wanted,
+                roles,
+                session_name,
+                memory,
+                ..
+            } = options;
             let options = s3::Options {
                 bucket: name,
                 prefix,
                 addressing,
+                accelerate,
                 checksum,
+                wanted,
                 retry_timeout,
                 strict,
                 roles,

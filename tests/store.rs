@@ -11,6 +11,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
 use support::forge::{self, SYSTEM_ID, Segment};
 use support::place::Place;
 use support::s3::{BUCKET, Fault, On, Op, S3};
@@ -118,6 +119,51 @@ fn a_store_that_ignores_conditions_is_warned_of_once_and_guarded_by_looking_befo
     let before = scene.s3().get(&key);
     scene.push(&Segment { seed: 99, ..segment(2) }).code(6).stderr_has("exists with other content");
     assert!(scene.s3().get(&key) == before && scene.s3().count(Op::Put) == 0);
+}
+
+#[test]
+fn who_may_only_put_archives_and_overwrites_nothing_on_a_store_that_ignores_conditions() {
+    let scene = Scene::new();
+    let only_put = |scene: &Scene| {
+        for op in [Op::Get, Op::Head, Op::List, Op::Delete] {
+            scene.s3().fail_always(On::op(op), Fault::Status(403, "AccessDenied"));
+        }
+    };
+    only_put(&scene);
+    scene.push(&segment(1)).code(0).stderr_is("");
+    scene.s3().fail_always(On::op(Op::Put).key("walden-probe"), Fault::Status(403, "AccessDenied"));
+    scene.forget();
+    scene.push(&segment(2)).code(0).stderr_is("");
+    assert!(scene.requests().iter().all(|(op, _)| *op == Op::Put));
+
+    let scene = Scene::new();
+    scene.s3().ignore_conditions();
+    scene.push(&segment(1)).code(0);
+    only_put(&scene);
+    scene.push(&segment(2)).code(4).stderr_has("has to look first").stderr_has("s3:GetObject");
+    assert_eq!(scene.s3().get(&scene.key(&segment(2))), None);
+}
+
+#[test]
+fn a_list_of_two_hundred_backups_takes_a_request_for_each_and_a_few_more() {
+    let scene = Scene::new();
+    let system = format!("some/where/{SYSTEM_ID}");
+    for day in 0..200 {
+        let id = format!("2026{:02}{:02}T010000Z-000000010000000000000002", 1 + day / 28, 1 + day % 28);
+        let content = format!(
+            "{{\"format\":1,\"walden\":\"0.1.0\",\"id\":\"{id}\",\"system_id\":\"{SYSTEM_ID}\",\"postgres\":15,\
+             \"started\":\"2026-11-21T01:00:00Z\",\"finished\":\"2026-11-21T01:10:00Z\",\"timeline\":1,\"start\":\"0/2000028\",\
+             \"stop\":\"0/2000130\",\"segment_size\":16777216,\"data_checksums\":true,\"directory_mode\":448,\"files\":0,\
+             \"plain_size\":0,\"stored_size\":0,\"tablespaces\":[],\"files_blake3\":\"00\",\n"
+        );
+        let seal: String = Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
+        scene.s3().put(&format!("{system}/backup/{id}/backup.json"), format!("{content}\"sha256\":\"{seal}\"}}\n"));
+    }
+    scene.s3().generate(0..1_000_000, move |number| format!("{system}/wal/00000001/00000001{number:016X}"));
+    let listed = scene.walden(&["backup-list", "--json"]).run().code(0).json();
+    assert_eq!(listed.as_array().unwrap().len(), 200);
+    let (lists, gets) = (scene.s3().count(Op::List), scene.s3().count(Op::Get));
+    assert!(lists <= 5 && gets == 200 && scene.s3().requests().len() == lists + gets, "{lists} lists, {gets} gets");
 }
 
 #[test]

@@ -20,6 +20,7 @@ use crate::postgres::client::{ArchiveMode, Client, Server};
 use crate::postgres::control::ControlFile;
 use crate::postgres::datadir;
 use crate::postgres::label::BackupLabel;
+use crate::wal::chain::segments_between;
 use crate::wal::segment::SegmentName;
 use crate::wal::verify;
 
@@ -132,7 +133,8 @@ fn permissions(directory: &Path) -> Result<u32> {
     Ok(metadata.permissions().mode() & 0o777)
 }
 
-/// Waits until all the WAL from the backup's start to its stop is in the archive.
+/// Waits until all the WAL from the backup's start to its stop is in the archive: by a listing; where that is denied, by what
+/// the server says that it has archived, with a warning.
 ///
 /// # Errors
 /// [`Kind::Incomplete`] if for `timeout` nothing more has arrived, with the archiver's last failure.
@@ -145,10 +147,19 @@ async fn wait_for_wal(
 ) -> Result<()> {
     observer.notice(Event::Phase { name: "waiting for the WAL of the backup".into(), bytes: None });
     let size = backup.segment_size()?;
-    let mut last_progress = (Instant::now(), None);
+    let (mut last_progress, mut warned) = ((Instant::now(), None), false);
     loop {
         let range = (backup.start, backup.stop);
-        let missing = verify::missing(archive, backup.system_id, backup.timeline, range, size).await?;
+        let missing = match verify::missing(archive, backup.system_id, backup.timeline, range, size).await {
+            Err(error) if error.kind() == Kind::Denied => {
+                if !std::mem::replace(&mut warned, true) {
+                    tracing::warn!("that the WAL of the backup is archived is the server's word alone: {error}");
+                }
+                let needed = segments_between(backup.timeline, backup.start, backup.stop, size);
+                not_passed(client.archiver().await?.last_archived_wal.as_deref(), needed)
+            }
+            missing => missing?,
+        };
         let Some(first) = missing.first() else { return Ok(()) };
         // The backup no longer needs the session; without it only the explanation is poorer.
         let archiver = client.archiver().await.ok();
@@ -172,6 +183,18 @@ async fn wait_for_wal(
     }
 }
 
+/// The segments that an archiver has not passed which has this file behind it. It takes segments in their order, and none
+/// before the one ahead of it is archived (`pgarch_readyXlog` in src/backend/postmaster/pgarch.c).
+fn not_passed(last_archived: Option<&str>, mut needed: Vec<SegmentName>) -> Vec<SegmentName> {
+    // A backup history file begins with its segment's name; a timeline's history is too short to say anything.
+    let last = last_archived.and_then(|name| name.get(..24)).unwrap_or_default();
+    needed.retain(|name| {
+        let name = name.to_string();
+        last.get(..8) != name.get(..8) || last < name.as_str()
+    });
+    needed
+}
+
 /// Puts the long manifest, then the short one: from then on the backup exists.
 async fn commit(archive: &Archive, backup: &Backup, files: Vec<u8>) -> Result<()> {
     let key = Key::Files(backup.system_id, backup.id);
@@ -185,4 +208,31 @@ async fn commit(archive: &Archive, backup: &Backup, files: Vec<u8>) -> Result<()
     let size = files.len() as u64;
     archive.put_file(&key, std::io::Cursor::new(files), size, description).await?;
     archive.put_plain(&Key::Backup(backup.system_id, backup.id), backup.to_json()?.into()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_archiver_has_passed_what_is_not_behind_its_last_file_on_the_same_timeline() {
+        let names = ["000000020000000000000009", "00000002000000000000000A", "00000002000000000000000B"];
+        let left = |last: Option<&str>| {
+            let needed = names.iter().map(|name| SegmentName::parse(name).unwrap()).collect();
+            not_passed(last, needed).len()
+        };
+        for (last, expected) in [
+            (None, 3),
+            (Some("000000020000000000000008"), 3),
+            (Some("00000002000000000000000A"), 1),
+            (Some("00000002000000000000000A.00000028.backup"), 1),
+            (Some("00000002000000000000000B"), 0),
+            (Some("000000020000000100000000"), 0),
+            (Some("0000000100000000000000FF"), 3),
+            (Some("0000000100000000000000FF.partial"), 3),
+            (Some("00000003.history"), 3),
+        ] {
+            assert_eq!(left(last), expected, "{last:?}");
+        }
+    }
 }

@@ -63,7 +63,7 @@ const FOREIGN: [&str; 10] = [
 ];
 
 /// Stands for everything that decides what a push does: our version, our settings, the AWS SDK's variables, and the state
-/// of the files that those name. A digest, for some of it is secret.
+/// of the files that all of those name. A digest, for some of it is secret.
 fn fingerprint(settings: &Settings, environment: &Environment) -> String {
     let mut hasher = blake3::Hasher::new();
     let mut add = |name: &str, value: &str| {
@@ -81,7 +81,8 @@ fn fingerprint(settings: &Settings, environment: &Environment) -> String {
     for (name, value) in environment.iter().filter(|(name, _)| name.starts_with("AWS_") || FOREIGN.contains(name)) {
         add(name, value);
     }
-    for path in files(environment) {
+    let key = settings.text(&options::requests::S3_SSE_C_KEY_FILE.row).map(PathBuf::from);
+    for path in files(environment).into_iter().chain(key) {
         let state = std::fs::metadata(&path).map(|file| (file.ino(), file.size(), file.mtime(), file.mtime_nsec()));
         if let Ok(state) = state {
             add(&path.display().to_string(), &format!("{state:?}"));

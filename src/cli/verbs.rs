@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use super::arguments::{BackupFetch, Invocation, Verb};
-use super::{backups, config, doctor, looking, message, resident, restore_command, wal};
+use super::{backups, config, doctor, looking, message, requests, resident, restore_command, wal};
 use crate::archive::Archive;
 use crate::backup::catalogue;
 use crate::backup::push as backup_push;
@@ -248,7 +248,9 @@ async fn open_archive(settings: &Settings, level_setting: &Setting<u32>, strict:
         retry_timeout: settings.get(&options::RETRY_TIMEOUT)?,
         strict,
         addressing: settings.get(&options::S3_ADDRESSING)?,
+        accelerate: settings.get(&options::S3_ACCELERATE)?,
         checksum: settings.get(&options::S3_CHECKSUM)?,
+        wanted: requests::wanted(settings)?,
         session_name: session_name(&roles, settings)?,
         roles,
         memory: memory.clone(),

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+pub mod requests;
+
 use crate::config::Location;
 use crate::config::role::{AssumedRole, ExternalId};
 use crate::config::row::VerbName::{
@@ -41,7 +43,20 @@ pub static TABLE: &[&Row] = &[
     &ASSUME_ROLE.row,
     &EXTERNAL_ID.row,
     &S3_ADDRESSING.row,
+    &S3_ACCELERATE.row,
     &S3_CHECKSUM.row,
+    &requests::S3_SSE.row,
+    &requests::S3_SSE_KMS_KEY.row,
+    &requests::S3_SSE_BUCKET_KEY.row,
+    &requests::S3_SSE_C_KEY_FILE.row,
+    &requests::S3_ACL.row,
+    &requests::S3_WAL_STORAGE_CLASS.row,
+    &requests::S3_BACKUP_STORAGE_CLASS.row,
+    &requests::S3_TAGS.row,
+    &requests::S3_OBJECT_LOCK.row,
+    &requests::S3_WAL_LOCK.row,
+    &requests::S3_BACKUP_LOCK.row,
+    &requests::S3_REQUESTER_PAYS.row,
     &CACHE_DIR.row,
     &LOG_LEVEL.row,
     &LOG_FORMAT.row,
@@ -256,12 +271,22 @@ pub static S3_ADDRESSING: Setting<Addressing> = Setting::new(Row {
     ..Row::SETTING
 });
 
+/// Whether requests take the way over Amazon's edge.
+pub static S3_ACCELERATE: Setting<bool> = Setting::new(Row {
+    name: "s3-accelerate",
+    value: Some("BOOL"),
+    default: Some("false"),
+    doc: "Whether to use S3 Transfer Acceleration, which the bucket must allow",
+    ..Row::SETTING
+});
+
 /// The checksum that the store verifies on arrival.
 pub static S3_CHECKSUM: Setting<Checksum> = Setting::new(Row {
     name: "s3-checksum",
     value: Some("HOW"),
-    default: Some("crc32c"),
-    doc: "The checksum that the store verifies when an object arrives; off only for a store that refuses it",
+    default: Some("auto"),
+    doc: "The checksum that the store verifies when an object arrives: auto means CRC-32C, or Content-MD5 for a store that \
+          turns out not to verify that",
     ..Row::SETTING
 });
 
@@ -464,8 +489,9 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn the_table_lists_each_static_of_this_file_once() {
-        let statics = include_str!("options.rs").lines().filter(|line| line.contains("= Setting::new(Row {"));
+    fn the_table_lists_each_static_of_these_files_once() {
+        let files = [include_str!("options.rs"), include_str!("options/requests.rs")];
+        let statics = files.iter().flat_map(|file| file.lines()).filter(|line| line.contains("= Setting::new(Row {"));
         let statics = statics.filter(|line| line.starts_with("pub static ")).count();
         assert_eq!(TABLE.len(), statics);
     }
@@ -480,9 +506,15 @@ mod tests {
                 row.name
             );
             assert!(seen.insert(row.name.to_owned()) && seen.insert(row.variable()), "{}", row.name);
-            for alias in row.aliases {
-                assert!(seen.insert(alias.name.to_owned()), "{}", alias.name);
-            }
+        }
+        // Another tool may have one variable for what is two settings here.
+        for row in TABLE {
+            let aliases: BTreeSet<&str> = row.aliases.iter().map(|alias| alias.name).collect();
+            assert!(
+                aliases.len() == row.aliases.len() && aliases.iter().all(|name| !seen.contains(*name)),
+                "{}",
+                row.name
+            );
         }
     }
 

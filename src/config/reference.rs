@@ -77,6 +77,7 @@ most:
 | `AWS_REGION` | The region of the bucket |
 | `AWS_PROFILE` | The profile of `~/.aws/config`: source of credentials, role to assume |
 | `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN` | Credentials |
+| `AWS_USE_DUALSTACK_ENDPOINT`, `AWS_USE_FIPS_ENDPOINT` | Amazon's endpoints with IPv6, or with FIPS 140 |
 | `AWS_CA_BUNDLE` | A PEM file with the authorities to trust |
 | `PGHOST`, `PGPORT` | Where the server is: a host or the directory of its socket, and the port |
 | `PGUSER`, `PGDATABASE` | As whom to connect, and to which database |

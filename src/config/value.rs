@@ -80,14 +80,17 @@ impl Choice for Addressing {
 /// The checksum that the store verifies when an object arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Checksum {
-    /// CRC32C, in a header of the request.
+    /// CRC-32C in a header of the request, or Content-MD5 where the store does not verify that.
+    Auto,
+    /// CRC-32C or nothing.
     Crc32c,
-    /// None, for a store that refuses such headers.
+    /// None.
     Off,
 }
 
 impl Choice for Checksum {
-    const WORDS: &'static [(&'static str, Checksum)] = &[("crc32c", Checksum::Crc32c), ("off", Checksum::Off)];
+    const WORDS: &'static [(&'static str, Checksum)] =
+        &[("auto", Checksum::Auto), ("crc32c", Checksum::Crc32c), ("off", Checksum::Off)];
 }
 
 /// What `wal-fetch` says when it cannot tell whether the file is in the archive.

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 /// Where one try of a request is. Each one begins with the first phase and goes through them in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
+    /// The store has asked for fewer requests, and others come first.
+    Queued,
     /// Whoever knows the credentials is being asked.
     Credentials,
     /// The connection is coming up, or one that is there is waited for.
@@ -26,6 +28,7 @@ pub enum Phase {
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Phase::Queued => f.write_str("waiting for its turn, for the store asks for fewer requests"),
             Phase::Credentials => f.write_str("looking up credentials"),
             Phase::Connecting => f.write_str("connecting"),
             Phase::Sending(sent, size) => write!(f, "sending: {sent} of {size} bytes"),

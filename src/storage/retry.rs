@@ -100,12 +100,20 @@ impl Tries {
         self.policy.left(self.began.elapsed())
     }
 
-    /// Returns when it is time for another try.
+    /// The budget does not count this time: others were let go first, and were served.
+    pub fn excuse(&mut self, waited: Duration) {
+        // A strict budget is somebody's patience, whatever the reason of the delay.
+        if !self.policy.strict {
+            self.began += waited;
+        }
+    }
+
+    /// How long to wait before another try.
     ///
     /// # Errors
     /// The failure's own error if another try would not help, or if the policy gives up; it then says how often and how
     /// long it was tried.
-    pub async fn again(&mut self, failure: Failure) -> Result<()> {
+    pub fn pause(&mut self, failure: Failure) -> Result<Duration> {
         let (error, asked) = match failure {
             Failure::Final(error) => return Err(error),
             Failure::Transient(error) => (error, None),
@@ -115,8 +123,7 @@ impl Tries {
         match self.policy.pause(self.made, self.began.elapsed(), fastrand::f64(), asked) {
             Some(pause) => {
                 tracing::info!(tries = self.made, pause_ms = pause.as_millis() as u64, "will try again: {error}");
-                tokio::time::sleep(pause).await;
-                Ok(())
+                Ok(pause)
             }
             None => {
                 let seconds = self.began.elapsed().as_secs_f64();
@@ -128,6 +135,16 @@ impl Tries {
                 )))
             }
         }
+    }
+
+    /// Returns when it is time for another try.
+    ///
+    /// # Errors
+    /// Those of [`Tries::pause`].
+    pub async fn again(&mut self, failure: Failure) -> Result<()> {
+        let pause = self.pause(failure)?;
+        tokio::time::sleep(pause).await;
+        Ok(())
     }
 }
 

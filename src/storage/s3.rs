@@ -5,33 +5,40 @@
 //! (`storage::retry`), the SDK's are off.
 
 mod body;
+mod checksum;
 mod condition;
 mod connect;
+mod customer;
 mod dial;
 mod download;
 mod examine;
 mod failure;
 mod http;
 mod identity;
+mod locked;
+mod put;
+mod refusal;
+mod request;
+mod send;
 mod signing;
+mod throttle;
 mod watch;
 
-use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
 
 use ::http::Uri;
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
-use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
-use aws_sdk_s3::operation::put_object::PutObjectOutput;
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::operation::list_objects_v2::builders::ListObjectsV2FluentBuilder;
 use aws_sdk_s3::primitives::DateTime;
-use aws_sdk_s3::types::{Delete, ObjectIdentifier};
+use aws_sdk_s3::types::{ChecksumMode, Delete, ObjectIdentifier};
 use jiff::Timestamp;
 
-use self::body::{Write, digest, hashed, stream};
+use self::body::Write;
+use self::checksum::{Checksums, ContentMd5};
 use self::condition::{Conditions, Verdict};
 use self::connect::Connected;
 pub use self::connect::{Options, endpoint};
@@ -39,12 +46,13 @@ use self::dial::Dialer;
 use self::download::S3Chunks;
 use self::failure::Action;
 use self::identity::Identity;
-use self::watch::Tracked;
+use self::request::Carried;
+pub use self::request::Wanted;
+use self::throttle::Throttle;
 use super::examination::Finding;
-use super::progress::{Phase, Progress};
-use super::retry::{Failure, Policy};
+use super::progress::Progress;
+use super::retry::Policy;
 use super::{Body, Cursor, Download, End, ListQuery, ObjectInfo, PAGE_SIZE, Page, PutMode, Store};
-use crate::config::value::Checksum;
 use crate::error::{Error, Kind, Result};
 
 /// Pages of one listing that are asked for at the same time. S3 answers a page of a thousand keys in some 100 ms, and takes
@@ -62,8 +70,10 @@ pub struct S3Store {
     /// Empty, or ends in `/`.
     prefix: String,
     policy: Policy,
-    checksum: Checksum,
+    checksums: Arc<Checksums>,
+    carried: Arc<Carried>,
     conditions: Arc<Conditions>,
+    throttle: Throttle,
     progress: Progress,
 }
 
@@ -72,13 +82,16 @@ impl S3Store {
     /// to S3 yet.
     ///
     /// # Errors
-    /// [`Kind::Config`] if the configuration is incomplete.
+    /// [`Kind::Config`] if the configuration is incomplete or contradicts itself.
     pub async fn open(options: Options) -> Result<S3Store> {
         let Connected { client, dialer, identity, endpoint } = connect::connect(&options).await?;
-        let Options { bucket, prefix, checksum, retry_timeout, strict, memory, .. } = options;
+        let Options { bucket, prefix, checksum, wanted, retry_timeout, strict, memory, .. } = options;
+        let carried = Carried::plan(wanted, checksum, &endpoint)?;
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
         let url = format!("s3://{bucket}/{prefix}");
-        let conditions = Conditions::of(&endpoint.to_string(), &url, connect::is_amazon(&endpoint), memory);
+        let (server, amazon) = (endpoint.to_string(), connect::is_amazon(&endpoint));
+        let checksums = Checksums::of(checksum, &server, &url, amazon, memory.clone());
+        let conditions = Conditions::of(&server, &url, amazon, memory);
         Ok(S3Store {
             client,
             dialer,
@@ -87,8 +100,10 @@ impl S3Store {
             bucket,
             prefix,
             policy: Policy { strict, ..Policy::within(retry_timeout) },
-            checksum,
+            checksums: Arc::new(checksums),
+            carried: Arc::new(carried),
             conditions: Arc::new(conditions),
+            throttle: Throttle::default(),
             progress: Progress::default(),
         })
     }
@@ -97,122 +112,26 @@ impl S3Store {
         format!("{}{key}", self.prefix)
     }
 
-    /// Sends a request, each try bounded by the time that `bytes` may take, until the policy gives up.
-    async fn send<T, E, F>(
-        &self,
-        action: Action,
-        key: &str,
-        bytes: u64,
-        policy: Policy,
-        mut request: impl FnMut(Tracked) -> F + Send,
-    ) -> Result<T>
-    where
-        F: Future<Output = Result<Result<T, SdkError<E>>, Failure>> + Send,
-        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
-    {
-        let url = self.url(key);
-        let running = self.progress.begin(action.doing(&url));
-        let (mut tries, mut renewed) = (policy.carrying(bytes).begin(), false);
-        loop {
-            let began = Instant::now();
-            running.enter(Phase::Credentials);
-            let failure = tokio::select! {
-                outcome = request(Tracked(running.clone())) => match outcome {
-                    Ok(Ok(output)) => return Ok(output),
-                    Ok(Err(error)) => {
-                        let renew = !renewed && failure::is_stale_session(&error) && self.identity.discard(began).await;
-                        match failure::classify(action, &url, error) {
-                            Failure::Final(error) if renew => {
-                                renewed = true;
-                                Failure::Transient(error)
-                            }
-                            failure => failure,
-                        }
-                    }
-                    Err(failure) => failure,
-                },
-                why = watch::too_long(&running, bytes, tries.left()) => {
-                    Failure::Transient(failure::given_up(action, &url, why))
-                }
-            };
-            let failure = self.as_whom(failure);
-            let phase = running.phase();
-            running.enter(Phase::Pausing);
-            tries.again(failure).await.map_err(|error| match error.kind() {
-                Kind::Unreachable => error.detail(format!("the endpoint is {}, the phase: {phase}", self.endpoint)),
-                _ => error,
-            })?;
-        }
+    /// The key without the store's prefix.
+    fn relative<'a>(&self, key: &'a str) -> &'a str {
+        key.strip_prefix(&self.prefix).unwrap_or(key)
     }
 
-    /// A refusal says who was refused.
-    fn as_whom(&self, failure: Failure) -> Failure {
-        match failure {
-            Failure::Final(error) if error.kind() == Kind::Denied => Failure::Final(match self.identity.describe() {
-                Some(who) => error.detail(format!("asked as {who}")),
-                None => error,
-            }),
-            failure => failure,
-        }
+    /// The request for a listing.
+    fn listing(&self, prefix: &str) -> ListObjectsV2FluentBuilder {
+        let request = self.client.list_objects_v2().bucket(&self.bucket).prefix(self.key(prefix));
+        request.set_request_payer(self.carried.payer())
     }
 
-    /// One put, with its condition or without.
-    async fn write(&self, key: &str, write: &Write, only_new: bool, policy: Policy) -> Result<()> {
-        let body = &write.body;
-        self.send(Action::Put, key, body.size(), policy, |tracked| async {
-            let request = self
-                .client
-                .put_object()
-                .bucket(&self.bucket)
-                .key(self.key(key))
-                .content_length(body.size() as i64)
-                .set_checksum_crc32_c(write.checksum.clone())
-                .set_if_none_match(only_new.then(|| "*".to_owned()))
-                .body(stream(body).await.map_err(Failure::Final)?);
-            let request = request.customize().interceptor(write.signing.clone()).interceptor(tracked);
-            match request.send().await {
-                Ok(output) => self.believe(key, write, &output).map(Ok),
-                Err(error) => Ok(Err(error)),
-            }
-        })
-        .await
-    }
-
-    /// Is what says that it stored the object a store? Something between here and there may answer 200 to anything.
-    fn believe(&self, key: &str, write: &Write, output: &PutObjectOutput) -> Result<(), Failure> {
-        let doubt = |why: &str| Err(Failure::Transient(failure::given_up(Action::Put, &self.url(key), why)));
-        if output.e_tag().is_none_or(str::is_empty) {
-            return doubt("the answer has no ETag, as that of a store has");
-        }
-        match (output.checksum_crc32_c(), &write.checksum) {
-            (Some(theirs), Some(ours)) if theirs != ours => doubt("the store has other bytes than were sent"),
-            _ => Ok(()),
-        }
-    }
-
-    /// A create-only put to a store that ignores the condition: looks before, and reads back after. Of two writers at the
-    /// same moment the later one may win, and the earlier one may not see it any more.
-    async fn write_guarded(&self, key: &str, write: &Write) -> Result<()> {
-        match self.head(key).await {
-            Ok(_) => {
-                return Err(Error::new(Kind::AlreadyExists, format!("{} exists already", self.url(key))));
-            }
-            Err(error) if error.kind() == Kind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        self.write(key, write, false, self.policy).await?;
-        let ours = digest(write.body.clone(), blake3::Hasher::new(), hashed).await?.finalize();
-        let mut there = blake3::Hasher::new();
-        let mut download = self.get(key, None).await?;
-        while let Some(chunk) = download.next().await? {
-            there.update(&chunk);
-        }
-        match there.finalize() == ours {
-            true => Ok(()),
-            false => Err(Error::new(Kind::Conflict, format!("{} was overwritten while it was stored", self.url(key)))
-                .detail("the store ignores If-None-Match, and another content is there now")
-                .hint("Two servers may be archiving the same timeline: check which of them is the primary.")),
-        }
+    /// What the store tells of an object without sending it. To be told its checksum takes a right more where KMS encrypts
+    /// (`kms:Decrypt`), and other stores may not know the header that asks for it.
+    async fn look(&self, key: &str, checksum: Option<ChecksumMode>) -> Result<HeadObjectOutput> {
+        let request = |tracked| async {
+            let request = self.client.head_object().bucket(&self.bucket).key(self.key(key));
+            let request = self.carried.head(request).set_checksum_mode(checksum.clone());
+            Ok(request.customize().interceptor(tracked).send().await)
+        };
+        self.send(Action::Head, key, 0, self.policy, request).await
     }
 
     /// Opens an object at an offset; `version` is the ETag that a resumed download insists on.
@@ -221,6 +140,7 @@ impl S3Store {
         self.send(Action::Get, key, 0, self.policy, |tracked| async {
             let request = self.client.get_object().bucket(&self.bucket).key(self.key(key));
             let request = request.set_range(range.clone()).set_if_match(version.map(str::to_owned));
+            let request = self.carried.get(request);
             Ok(request.customize().interceptor(tracked).send().await)
         })
         .await
@@ -249,13 +169,16 @@ impl Store for S3Store {
     }
 
     async fn put(&self, key: &str, body: Body, mode: PutMode) -> Result<()> {
+        // First of all: what it finds out of the store, the put can use.
+        let verdict = match mode {
+            PutMode::Replace => None,
+            PutMode::New => Some(self.conditions.verdict(self).await),
+        };
         let write = Write::prepare(self, &body).await?;
-        match mode {
-            PutMode::Replace => self.write(key, &write, false, self.policy).await,
-            PutMode::New => match self.conditions.verdict(self).await {
-                Verdict::Honoured | Verdict::Undecided => self.write(key, &write, true, self.policy).await,
-                Verdict::Ignored => self.write_guarded(key, &write).await,
-            },
+        match verdict {
+            None => self.write(key, &write, false, self.policy).await.outcome.map(drop),
+            Some(Verdict::Honoured | Verdict::Undecided) => self.create(key, &write).await,
+            Some(Verdict::Ignored) => self.write_guarded(key, &write).await,
         }
     }
 
@@ -273,11 +196,7 @@ impl Store for S3Store {
     }
 
     async fn head(&self, key: &str) -> Result<ObjectInfo> {
-        let request = |tracked| async {
-            let request = self.client.head_object().bucket(&self.bucket).key(self.key(key));
-            Ok(request.customize().interceptor(tracked).send().await)
-        };
-        let output = self.send(Action::Head, key, 0, self.policy, request).await?;
+        let output = self.look(key, None).await?;
         Ok(ObjectInfo {
             key: key.to_owned(),
             size: output.content_length.unwrap_or_default().max(0) as u64,
@@ -287,8 +206,8 @@ impl Store for S3Store {
 
     async fn list(&self, query: &ListQuery) -> Result<Page> {
         let request = |tracked| async {
-            let request = self.client.list_objects_v2().bucket(&self.bucket).prefix(self.key(&query.prefix));
-            Ok(request
+            Ok(self
+                .listing(&query.prefix)
                 .set_start_after(query.after.as_deref().map(|after| self.key(after)))
                 .set_continuation_token(query.cursor.as_ref().and_then(token))
                 .set_delimiter(query.fold.then(|| "/".to_owned()))
@@ -323,28 +242,29 @@ impl Store for S3Store {
     }
 
     async fn delete(&self, keys: &[String]) -> Result<()> {
-        let mut refused = Vec::new();
+        let (mut refused, mut marked) = (Vec::new(), 0);
         for batch in keys.chunks(PAGE_SIZE) {
             let identifiers = batch.iter().map(|key| ObjectIdentifier::builder().key(self.key(key)).build());
             let identifiers = identifiers.collect::<Result<Vec<_>, _>>().map_err(unbuildable)?;
-            let delete = Delete::builder().set_objects(Some(identifiers)).quiet(true).build().map_err(unbuildable)?;
+            let delete = Delete::builder().set_objects(Some(identifiers)).build().map_err(unbuildable)?;
             let request = |tracked| async {
                 let request = self.client.delete_objects().bucket(&self.bucket).delete(delete.clone());
-                Ok(request.customize().interceptor(tracked).send().await)
+                let request = request.set_request_payer(self.carried.payer());
+                Ok(request.customize().interceptor(ContentMd5).interceptor(tracked).send().await)
             };
             let output = self.send(Action::Delete, &batch[0], 0, self.policy, request).await?;
+            marked += output.deleted().iter().filter(|deleted| deleted.delete_marker() == Some(true)).count();
             refused.extend(output.errors.unwrap_or_default());
         }
-        // A reply of 200 can hold a refusal for each key.
-        match refused.first() {
-            None => Ok(()),
-            Some(first) => {
-                let key = first.key().unwrap_or_default();
-                let url = self.url(key.strip_prefix(&self.prefix).unwrap_or(key));
-                let error = failure::refused(Action::Delete, &url, first.code(), first.message());
-                Err(error.detail(format!("{} objects could not be deleted", refused.len())))
-            }
+        if marked > 0 {
+            tracing::warn!(
+                "{marked} objects of {} are only marked as deleted, and still take room: the bucket keeps versions, until a \
+                 lifecycle rule (NoncurrentVersionExpiration) removes those that are not current",
+                self.url("")
+            );
         }
+        // A reply of 200 can hold a refusal for each key.
+        locked::judge(self, &refused).await
     }
 }
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use self::underway::Underway;
-use crate::archive::Archive;
+use crate::archive::{Archive, Stored};
 use crate::codec::Description;
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::Key;
@@ -79,8 +79,12 @@ pub async fn asked(archive: &Archive, request: &Request, underway: &Underway) ->
         let source = Source::open(&request.path, cluster(request)?)?;
         // The connection comes up while the file is compressed.
         archive.store().prepare();
+        let mark = Mark::of(&source.metadata, &request.address);
         let encoded = archive.encode(source.content, source.size, source.description).await?;
         let stored = archive.put_encoded(&source.key, encoded).await?;
+        if stored == Stored::Already {
+            note_compared(request, &mark);
+        }
         tracing::info!(?stored, "archived \"{}\"", request.path.display());
         Ok(())
     };
@@ -90,6 +94,15 @@ pub async fn asked(archive: &Archive, request: &Request, underway: &Underway) ->
     match tokio::time::timeout(longest, &mut work).await {
         Ok(result) => result.during(what),
         Err(_) => Err(took_too_long(archive, longest).during(what())),
+    }
+}
+
+/// Leaves word that this very file was compared with what the archive has: who calls next may not have the right to, if this
+/// was a person who helped an archiver along that can only put.
+fn note_compared(request: &Request, mark: &Mark) {
+    let noted = wal_file(&request.path).and_then(|file| request.spool.note_pushed(file, mark));
+    if let Err(error) = noted {
+        tracing::info!("it is not noted: {error}");
     }
 }
 

@@ -13,9 +13,13 @@ pub enum Place {
     S3(S3),
     /// An S3 with a scripted network before it.
     Fronted(S3, Front),
+    /// A service that others look after: all that is known of it is what walden is told.
+    Elsewhere(Vec<(&'static str, String)>),
 }
 
 const S3_FOLDER: &str = "some/where";
+
+const UNSEEN: &str = "what lies at this place is seen through walden alone";
 
 impl Place {
     pub fn directory() -> Place {
@@ -41,7 +45,7 @@ impl Place {
     pub fn service(&self) -> &S3 {
         match self {
             Place::S3(s3) | Place::Fronted(s3, _) => s3,
-            Place::Directory(_) => panic!("a directory has no service"),
+            Place::Directory(_) | Place::Elsewhere(_) => panic!("this place has no service of its own"),
         }
     }
 
@@ -58,11 +62,15 @@ impl Place {
         match self {
             Place::Directory(directory) => format!("file://{}", directory.path().display()),
             Place::S3(_) | Place::Fronted(..) => format!("s3://{BUCKET}/{S3_FOLDER}"),
+            Place::Elsewhere(env) => env.iter().find(|(name, _)| *name == "WALDEN_PREFIX").unwrap().1.clone(),
         }
     }
 
     /// All settings that walden needs to find the place.
     pub fn env(&self) -> Vec<(&'static str, String)> {
+        if let Place::Elsewhere(env) = self {
+            return env.clone();
+        }
         let mut env = vec![("WALDEN_PREFIX", self.prefix())];
         if let Place::S3(s3) | Place::Fronted(s3, _) = self {
             env.extend(s3.env());
@@ -88,6 +96,7 @@ impl Place {
                 let keys = keys.iter().map(|key| &key[S3_FOLDER.len() + 1..]);
                 keys.filter(|key| *key != "walden-probe.txt").map(str::to_owned).collect()
             }
+            Place::Elsewhere(_) => panic!("{UNSEEN}"),
         }
     }
 
@@ -95,6 +104,7 @@ impl Place {
         match self {
             Place::Directory(directory) => std::fs::read(directory.path().join(key)).ok(),
             Place::S3(s3) | Place::Fronted(s3, _) => s3.get(&format!("{S3_FOLDER}/{key}")),
+            Place::Elsewhere(_) => panic!("{UNSEEN}"),
         }
     }
 
@@ -106,6 +116,7 @@ impl Place {
                 std::fs::write(path, bytes).unwrap();
             }
             Place::S3(s3) | Place::Fronted(s3, _) => s3.put(&format!("{S3_FOLDER}/{key}"), bytes.to_vec()),
+            Place::Elsewhere(_) => panic!("{UNSEEN}"),
         }
     }
 
@@ -120,6 +131,7 @@ impl Place {
         match self {
             Place::Directory(directory) => std::fs::remove_file(directory.path().join(key)).unwrap(),
             Place::S3(s3) | Place::Fronted(s3, _) => s3.remove(&format!("{S3_FOLDER}/{key}")),
+            Place::Elsewhere(_) => panic!("{UNSEEN}"),
         }
     }
 }

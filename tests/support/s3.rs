@@ -5,6 +5,8 @@
 
 mod bucket;
 mod fault;
+mod load;
+mod old;
 mod token;
 mod wire;
 
@@ -23,9 +25,11 @@ use hyper_util::rt::TokioIo;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::random::Random;
 use bucket::Objects;
-pub use fault::{Fault, On};
+pub use fault::{Answer, Fault, On};
 use fault::{Faults, Gate, Hangup};
+use load::Load;
 pub use token::Assumed;
 use token::{Issued, Keys};
 use wire::{Pace, Wire};
@@ -49,6 +53,8 @@ struct Shared {
     objects: Arc<Mutex<Objects>>,
     sessions: Sessions,
     faults: Mutex<Faults>,
+    /// How an old store refuses what is new.
+    old: Mutex<Option<Answer>>,
     requests: Mutex<Vec<Logged>>,
     service: S3Service,
 }
@@ -93,8 +99,8 @@ impl S3 {
         let sessions = Sessions::default();
         service.set_auth(Keys(sessions.clone()));
         let service = service.build();
-        let (faults, requests) = (Mutex::default(), Mutex::default());
-        let shared = Arc::new(Shared { objects, sessions, faults, requests, service });
+        let (faults, old, requests) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let shared = Arc::new(Shared { objects, sessions, faults, old, requests, service });
         // Bound by std: start may be called from within a test's own runtime, where block_on is not allowed.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -178,6 +184,24 @@ impl S3 {
         self.shared.faults.lock().unwrap().lasting.push((on, fault));
     }
 
+    /// From now on it is under load: of the next `rough` requests it refuses three in ten at random, and after those all
+    /// above `rate`, so many in a window of this length.
+    pub fn burden(&self, random: Random, rough: usize, rate: (usize, Duration)) {
+        self.shared.faults.lock().unwrap().load = Some(Load::new(random, rough, rate));
+    }
+
+    /// From now on it is one of the stores that were made before checksums had headers: it refuses those in this way, as
+    /// well as bodies without a length, knows no If-None-Match, and wants Content-MD5 for deletes of many keys.
+    pub fn grow_old(&self, way: Answer) {
+        self.ignore_conditions();
+        *self.shared.old.lock().unwrap() = Some(way);
+    }
+
+    /// From now on headers of checksums are passed over, as some stores do.
+    pub fn ignore_checksums(&self) {
+        self.objects().ignores_checksums = true;
+    }
+
     /// Takes back all faults.
     pub fn heal(&self) {
         *self.shared.faults.lock().unwrap() = Faults::default();
@@ -216,7 +240,7 @@ impl S3 {
     }
 
     pub fn put(&self, key: &str, bytes: impl Into<Bytes>) {
-        self.objects().put(key, bytes.into());
+        self.objects().put(key, bytes.into(), Default::default());
     }
 
     /// Adds objects that are listed and cannot be read, for so many numbers: a million of them take no room. A greater
@@ -244,7 +268,12 @@ impl S3 {
         self.put(key, bytes);
     }
 
-    /// Deletes of this key are refused from now on, as object lock does it.
+    /// From now on deletes answer as those of a bucket that keeps versions.
+    pub fn keep_versions(&self) {
+        self.objects().keeps_versions = true;
+    }
+
+    /// Deletes of this key are refused from now on, whoever asks.
     pub fn lock(&self, key: &str) {
         self.objects().locked.insert(key.into());
     }
@@ -302,6 +331,11 @@ impl Shared {
     }
 
     async fn honest(&self, request: Request<s3s::Body>) -> Response<s3s::Body> {
+        let old = self.old.lock().unwrap().clone();
+        if let Some(answer) = old.and_then(|way| old::refuses(&request, way)) {
+            fault::read(request).await;
+            return answer.response();
+        }
         if is_streamed(request.headers()) {
             return refuse(request, StatusCode::NOT_IMPLEMENTED, "NotImplemented").await;
         }
@@ -325,6 +359,10 @@ impl Shared {
                 let mut response = refuse(request, StatusCode::from_u16(status).unwrap(), "SlowDown").await;
                 response.headers_mut().insert("retry-after", seconds.into());
                 Ok(response)
+            }
+            Fault::Answer(answer) => {
+                fault::read(request).await;
+                Ok(answer.response())
             }
             Fault::Reset => Err(Hangup::Reset),
             Fault::ResetInBody(size) => {

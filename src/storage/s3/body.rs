@@ -4,29 +4,31 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 
 use aws_sdk_s3::primitives::{ByteStream, Length};
-use base64::Engine;
 
 use super::S3Store;
+use super::checksum::Cover;
 use super::signing::PayloadSigning;
-use crate::config::value::Checksum;
 use crate::error::{Context, Error, Kind, Result};
 use crate::storage::Body;
 
 /// A put that can be tried several times.
 pub(super) struct Write {
     pub body: Body,
-    /// As `x-amz-checksum-crc32c` has it, if the store is to verify it.
-    pub checksum: Option<String>,
+    /// What the store is to verify it with.
+    pub cover: Cover,
     pub signing: PayloadSigning,
 }
 
 impl Write {
     pub async fn prepare(store: &S3Store, body: &Body) -> Result<Write> {
-        let checksum = match store.checksum {
-            Checksum::Crc32c => Some(checksum(body.clone()).await?),
-            Checksum::Off => None,
-        };
-        Ok(Write { body: body.clone(), checksum, signing: PayloadSigning::prepare(body).await? })
+        let cover = store.checksums.cover(body).await?;
+        Ok(Write { body: body.clone(), cover, signing: PayloadSigning::prepare(body).await? })
+    }
+
+    /// The same for a store that does not take the CRC-32C.
+    pub async fn covered_by_md5(&self) -> Result<Write> {
+        let cover = Cover::md5(&self.body).await?;
+        Ok(Write { body: self.body.clone(), cover, signing: self.signing.clone() })
     }
 }
 
@@ -53,12 +55,6 @@ pub(super) async fn stream(body: &Body) -> Result<ByteStream> {
                 .map_err(|error| Error::new(Kind::Local, what()).detail(error.to_string()))
         }
     }
-}
-
-/// The body's CRC-32C as `x-amz-checksum-crc32c` has it: four bytes, big-endian, in Base64.
-async fn checksum(body: Body) -> Result<String> {
-    let crc = digest(body, 0, crc32c::crc32c_append).await?;
-    Ok(base64::engine::general_purpose::STANDARD.encode(crc.to_be_bytes()))
 }
 
 /// Folds the body's bytes; a file is read on a thread where blocking is fine.

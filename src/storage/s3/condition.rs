@@ -98,10 +98,10 @@ async fn probe(store: &S3Store) -> Verdict {
     for _ in 0..2 {
         let put = async {
             let write = Write::prepare(store, &body).await?;
-            store.write(&Key::Probe.to_string(), &write, true, Policy::once(PROBE_PATIENCE)).await
+            store.write(&Key::Probe.to_string(), &write, true, Policy::once(PROBE_PATIENCE)).await.outcome
         };
         match put.await {
-            Ok(()) => {}
+            Ok(_) => {}
             Err(error) if error.kind() == Kind::AlreadyExists => return Verdict::Honoured,
             Err(error) => {
                 tracing::debug!("could not find out whether the store honours If-None-Match: {error}");

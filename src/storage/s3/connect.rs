@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::identity::IdentityCache;
 use aws_config::imds::region::ImdsRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
@@ -13,13 +12,16 @@ use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::endpoint::{DefaultResolver, Params, ResolveEndpoint};
+use aws_sdk_s3::config::endpoint::{DefaultResolver, Params, ParamsBuilder, ResolveEndpoint};
 use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
+use aws_types::service_config::ServiceConfigKey;
 use http::Uri;
 
 use super::dial::{CONNECT_TIMEOUT, Dialer};
 use super::http::Http;
 use super::identity::Identity;
+use super::request::Wanted;
+use crate::config;
 use crate::config::role::AssumedRole;
 use crate::config::value::{Addressing, Checksum};
 use crate::error::{Error, Kind, Result};
@@ -34,8 +36,12 @@ pub struct Options {
     pub prefix: String,
     /// How the bucket's name gets into a request.
     pub addressing: Addressing,
+    /// Whether requests go through Amazon's edge.
+    pub accelerate: bool,
     /// What the store is to verify on arrival.
     pub checksum: Checksum,
+    /// What else goes with requests.
+    pub wanted: Wanted,
     /// The budget of the retries of one request.
     pub retry_timeout: Duration,
     /// Whether that bounds a running try, too.
@@ -66,22 +72,58 @@ pub(super) struct Connected {
 pub(super) async fn connect(options: &Options) -> Result<Connected> {
     let dialer = Dialer::from_environment();
     let http = Http::new(dialer.clone());
-    let custom = endpoint();
-    let region = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
-        .or_else(ProfileFileRegionProvider::new());
+    let access_point = config::region_of_access_point(&options.bucket);
+    let shared = shared(region(access_point, &http).await?, &http).await;
+    let custom = endpoint().or_else(|| endpoint_of_profile(&shared));
+    let path_style = match options.addressing {
+        Addressing::Path => true,
+        Addressing::Virtual => false,
+        // An access point is a host of its own.
+        Addressing::Auto if access_point.is_some() => false,
+        // A dot in the bucket's name would not fit the wildcard of the server's certificate.
+        Addressing::Auto => custom.is_some() || options.bucket.contains('.'),
+    };
+    let asked = Params::builder()
+        .bucket(&options.bucket)
+        .set_region(shared.region().map(ToString::to_string))
+        .set_endpoint(custom)
+        .force_path_style(path_style)
+        .accelerate(options.accelerate)
+        .use_arn_region(true)
+        .set_use_fips(shared.use_fips())
+        .set_use_dual_stack(shared.use_dual_stack());
+    let endpoint = resolve(asked).await?;
+    let identity = Identity::of_environment(shared.clone(), http, options);
+    let config = aws_sdk_s3::config::Builder::from(&shared).force_path_style(path_style);
+    let config = config.accelerate(options.accelerate).use_arn_region(true);
+    let client = Client::from_conf(config.credentials_provider(identity.clone()).build());
+    Ok(Connected { client, dialer, identity, endpoint })
+}
+
+/// The region that the environment or the profile names, else that of the access point, else that of the machine.
+async fn region(access_point: Option<&str>, http: &Http) -> Result<Region> {
+    // The SDK would take an empty variable for a region.
+    let named = variable("AWS_REGION").or_else(|| variable("AWS_DEFAULT_REGION"));
+    let region = RegionProviderChain::first_try(named.map(Region::new))
+        .or_else(ProfileFileRegionProvider::new())
+        .or_else(access_point.map(|region| Region::new(region.to_owned())));
     // A store of one's own seldom has regions, and asking the metadata service of a cloud that is not there takes seconds.
-    let region = match custom.is_some() {
+    let region = match endpoint().is_some() {
         true => region.or_else(Region::new("us-east-1")),
         false => {
             let config = ProviderConfig::without_region().with_http_client(http.clone());
             region.or_else(ImdsRegionProvider::builder().configure(&config).build())
         }
     };
-    let Some(region) = region.region().await else {
-        return Err(Error::new(Kind::Config, "the region of the bucket is not set")
-            .hint("Set AWS_REGION, or region in the profile that AWS_PROFILE names."));
-    };
-    let shared = aws_config::defaults(BehaviorVersion::v2026_01_12())
+    region.region().await.ok_or_else(|| {
+        Error::new(Kind::Config, "the region of the bucket is not set")
+            .hint("Set AWS_REGION, or region in the profile that AWS_PROFILE names.")
+    })
+}
+
+/// What clients of all of Amazon's services have in common here.
+async fn shared(region: Region, http: &Http) -> SdkConfig {
+    aws_config::defaults(BehaviorVersion::v2026_01_12())
         .region(region)
         .http_client(http.clone())
         .no_credentials()
@@ -94,36 +136,24 @@ pub(super) async fn connect(options: &Options) -> Result<Connected> {
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
         .load()
-        .await;
-    let custom = custom.or_else(|| shared.endpoint_url().map(str::to_owned));
-    let path_style = match options.addressing {
-        Addressing::Path => true,
-        Addressing::Virtual => false,
-        // A dot in the bucket's name would not fit the wildcard of the server's certificate.
-        Addressing::Auto => custom.is_some() || options.bucket.contains('.'),
-    };
-    let endpoint = resolve(&shared, &options.bucket, custom, path_style).await?;
-    let identity = Identity::of_environment(shared.clone(), http, options);
-    let config = aws_sdk_s3::config::Builder::from(&shared).force_path_style(path_style);
-    let client = Client::from_conf(config.credentials_provider(identity.clone()).build());
-    Ok(Connected { client, dialer, identity, endpoint })
+        .await
+}
+
+/// The endpoint that the profile names for S3, or for every service. Whether a store is Amazon's hangs on it.
+fn endpoint_of_profile(shared: &SdkConfig) -> Option<String> {
+    let key =
+        ServiceConfigKey::builder().service_id("S3").env("AWS_ENDPOINT_URL").profile("endpoint_url").build().ok()?;
+    let own = shared.service_config().and_then(|config| config.load_config(key));
+    own.or_else(|| shared.endpoint_url().map(str::to_owned))
 }
 
 /// The address that the SDK will send requests for this bucket to, by its own rules.
-async fn resolve(shared: &SdkConfig, bucket: &str, custom: Option<String>, path_style: bool) -> Result<Uri> {
-    let params = Params::builder()
-        .bucket(bucket)
-        .set_region(shared.region().map(ToString::to_string))
-        .set_endpoint(custom.clone())
-        .force_path_style(path_style)
-        .set_use_fips(shared.use_fips())
-        .set_use_dual_stack(shared.use_dual_stack())
-        .build();
+async fn resolve(asked: ParamsBuilder) -> Result<Uri> {
     let unusable = |cause: String| {
-        let error = Error::new(Kind::Config, "the address of the store cannot be used").detail(cause);
-        error.hint("Correct AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL (http://host:port or https://host), or AWS_REGION.")
+        let hint = remedy(&cause);
+        Error::new(Kind::Config, "the address of the store cannot be used").detail(cause).hint(hint)
     };
-    let params = params.map_err(|error| unusable(error.to_string()))?;
+    let params = asked.build().map_err(|error| unusable(error.to_string()))?;
     let resolver = DefaultResolver::new();
     let endpoint = ResolveEndpoint::resolve_endpoint(&resolver, &params).await;
     let url = endpoint.map_err(|error| unusable(error.to_string()))?.url().to_owned();
@@ -134,6 +164,23 @@ async fn resolve(shared: &SdkConfig, bucket: &str, custom: Option<String>, path_
             server.build().map_err(|error| unusable(error.to_string()))
         }
         _ => Err(unusable(format!("\"{url}\" is not the URL of a server"))),
+    }
+}
+
+/// What to do about an address that the SDK does not make, by the words in which it says so.
+fn remedy(cause: &str) -> &'static str {
+    let cause = cause.to_ascii_lowercase();
+    let about = |word: &str| cause.contains(word);
+    if about("accelerate") {
+        "Unset s3-accelerate (--s3-accelerate, WALDEN_S3_ACCELERATE): it goes with Amazon's own endpoint and the bucket's name          in the host alone, so not with AWS_ENDPOINT_URL_S3, AWS_USE_FIPS_ENDPOINT, access points or --s3-addressing path."
+    } else if about("path-style") {
+        "Set s3-addressing to auto or virtual (--s3-addressing, WALDEN_S3_ADDRESSING): an access point is a host of its own."
+    } else if about("fips") {
+        "Unset AWS_USE_FIPS_ENDPOINT (use_fips_endpoint in the profile), or AWS_ENDPOINT_URL_S3: Amazon's own endpoints alone have          others with FIPS, and not in every region."
+    } else if about("dual-stack") || about("dualstack") {
+        "Unset AWS_USE_DUALSTACK_ENDPOINT (use_dualstack_endpoint in the profile), or AWS_ENDPOINT_URL_S3, which can name an          address with IPv6 itself."
+    } else {
+        "Correct AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL (http://host:port or https://host), or AWS_REGION."
     }
 }
 

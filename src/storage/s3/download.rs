@@ -9,7 +9,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 
 use super::S3Store;
-use super::failure::{self, Action};
+use super::failure::Action;
 use super::watch::{PATIENCE, SLOWEST};
 use crate::error::{Error, Kind, Result};
 use crate::storage::retry::Failure;
@@ -40,9 +40,9 @@ impl S3Chunks {
     }
 
     async fn read(&mut self) -> Result<Option<Bytes>, Failure> {
-        let url = self.store.url(&self.key);
+        let attempt = self.store.attempt(Action::Get, &self.key);
         let left = self.range.end - self.range.start;
-        let given_up = |why: String| Failure::Transient(failure::given_up(Action::Get, &url, why));
+        let given_up = |why: String| Failure::Transient(attempt.given_up(why));
         let began = Instant::now();
         let next = tokio::time::timeout(PATIENCE, self.body.next()).await;
         self.waited += began.elapsed();
@@ -60,7 +60,7 @@ impl S3Chunks {
         if chunk.len() as u64 > left {
             return Err(Failure::Final(Error::new(
                 Kind::Corrupt,
-                format!("{url} was sent with more bytes than announced"),
+                format!("{} was sent with more bytes than announced", self.store.url(&self.key)),
             )));
         }
         self.range.start += chunk.len() as u64;
@@ -85,7 +85,7 @@ impl S3Chunks {
         self.slow += 1;
         if self.slow > SLOW_CONNECTIONS {
             let why = format!("{} connections in turn brought less than {} KiB a second", self.slow, SLOWEST >> 10);
-            return Err(failure::given_up(Action::Get, &self.store.url(&self.key), why));
+            return Err(self.store.attempt(Action::Get, &self.key).given_up(why));
         }
         self.resume().await
     }

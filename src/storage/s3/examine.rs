@@ -14,14 +14,14 @@ use jiff::{SignedDuration, Timestamp};
 
 use self::witness::{Watching, Witness};
 use super::S3Store;
-use super::body::{Write, stream};
+use super::body::Write;
 use super::connect::is_amazon;
 use super::failure::Action;
 use super::identity::trace::Hop;
 use crate::error::{Error, Kind, Result};
 use crate::layout::{self, Key};
 use crate::storage::examination::{Finding, Outcome};
-use crate::storage::retry::{Failure, Policy};
+use crate::storage::retry::Policy;
 use crate::storage::{Body, Store};
 
 /// How long one question may take: the whole examination is to end within seconds.
@@ -83,8 +83,8 @@ fn identity(hop: &Hop) -> Finding {
 async fn list(store: &S3Store) -> (Result<()>, Arc<Witness>) {
     let witness = Arc::new(Witness::default());
     let request = |tracked| async {
-        let request = store.client.list_objects_v2().bucket(&store.bucket).prefix(store.key("")).max_keys(1);
-        let request = request.customize().interceptor(tracked).interceptor(Watching(witness.clone()));
+        let request =
+            store.listing("").max_keys(1).customize().interceptor(tracked).interceptor(Watching(witness.clone()));
         Ok(request.send().await.map(drop))
     };
     let outcome = store.send(Action::List, "", 0, store.policy, request).await;
@@ -165,7 +165,7 @@ async fn writing(store: &S3Store) -> (Vec<Finding>, bool) {
     };
     let mut findings = vec![Finding::good("put", "allowed")];
     if let Some(output) = &output {
-        findings.extend(habits(output));
+        findings.extend(habits(store, output));
     }
     let refused = match output {
         None => true,
@@ -184,21 +184,12 @@ async fn writing(store: &S3Store) -> (Vec<Finding>, bool) {
 }
 
 async fn put(store: &S3Store) -> Result<PutObjectOutput> {
-    let body = Body::Memory(Bytes::from_static(layout::DOCTOR));
-    let write = Write::prepare(store, &body).await?;
-    let key = Key::Doctor.to_string();
-    store
-        .send(Action::Put, &key, body.size(), store.policy, |tracked| async {
-            let request = store.client.put_object().bucket(&store.bucket).key(store.key(&key));
-            let request = request.content_length(body.size() as i64).set_checksum_crc32_c(write.checksum.clone());
-            let request = request.if_none_match("*").body(stream(&body).await.map_err(Failure::Final)?);
-            Ok(request.customize().interceptor(write.signing.clone()).interceptor(tracked).send().await)
-        })
-        .await
+    let write = Write::prepare(store, &Body::Memory(Bytes::from_static(layout::DOCTOR))).await?;
+    store.write(&Key::Doctor.to_string(), &write, true, store.policy).await.outcome
 }
 
 /// What the bucket does with new objects by itself.
-fn habits(output: &PutObjectOutput) -> Vec<Finding> {
+fn habits(store: &S3Store, output: &PutObjectOutput) -> Vec<Finding> {
     let key = output.ssekms_key_id().map_or(String::new(), |key| format!(" with the key {key}"));
     let encryption = match output.server_side_encryption() {
         Some(encryption) => format!("{encryption}{key}"),
@@ -210,12 +201,8 @@ fn habits(output: &PutObjectOutput) -> Vec<Finding> {
         }
         _ => "not kept",
     };
-    let checksum = match output.checksum_crc32_c() {
-        Some(_) => "CRC-32C verified on arrival",
-        None => "not spoken of: the store may not verify what arrives",
-    };
     vec![
-        Finding::good("checksum", checksum),
+        Finding::good("checksum", store.checksums.describe()),
         Finding::good("encryption at rest", encryption),
         Finding::good("old versions", versions),
     ]
@@ -265,12 +252,7 @@ async fn reading(store: &S3Store, wrote: bool, lists: bool) -> Vec<Finding> {
 
 /// Whether the bucket locks new objects by itself; `None` if the store does not say.
 async fn lock(store: &S3Store) -> Option<Finding> {
-    let key = Key::Doctor.to_string();
-    let request = |tracked| async {
-        let request = store.client.head_object().bucket(&store.bucket).key(store.key(&key));
-        Ok(request.customize().interceptor(tracked).send().await)
-    };
-    let output = store.send(Action::Head, &key, 0, store.policy, request).await.ok()?;
+    let output = store.look(&Key::Doctor.to_string(), None).await.ok()?;
     let Some(mode) = output.object_lock_mode() else {
         return Some(Finding::good("object lock", "new objects are not locked by themselves"));
     };

@@ -1,21 +1,23 @@
-//! What an S3 failure means: whether another try may help, which of Walden's kinds it is, and what the user can do.
+//! Why a request failed: whether another try may help, which of Walden's kinds it is, and what the user can do.
+//!
+//! Of what a service says, `refusal` makes sense; here is what keeps a request from reaching it, and the form of all
+//! messages: what was tried on which bucket and key, as whom, and what came of it.
 
 use std::error::Error as StdError;
-use std::time::Duration;
 
 use aws_credential_types::provider::error::CredentialsError;
-use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::operation::RequestId;
+use aws_sdk_s3::error::SdkError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use jiff::Timestamp;
 
 use super::dial::{DialError, Step};
 use super::identity::roles::RoleError;
+use super::refusal::Refusal;
 use crate::error::{Error, Kind};
 use crate::storage::retry::Failure;
 
 /// What was being done.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     Put,
     Get,
@@ -25,27 +27,8 @@ pub(super) enum Action {
 }
 
 impl Action {
-    /// For [`crate::storage::progress`].
-    pub fn doing(self, url: &str) -> String {
-        match self {
-            Action::Put => format!("storing {url}"),
-            Action::Get | Action::Head => format!("reading {url}"),
-            Action::List => format!("listing {url}"),
-            Action::Delete => format!("deleting {url}"),
-        }
-    }
-
-    fn failed(self, url: &str) -> String {
-        match self {
-            Action::Put => format!("could not store {url}"),
-            Action::Get | Action::Head => format!("could not read {url}"),
-            Action::List => format!("could not list {url}"),
-            Action::Delete => format!("could not delete {url}"),
-        }
-    }
-
     /// The IAM action that it needs (Service Authorization Reference, "Actions for Amazon S3").
-    fn permission(self) -> &'static str {
+    pub fn permission(self) -> &'static str {
         match self {
             Action::Put => "s3:PutObject",
             Action::Get | Action::Head => "s3:GetObject",
@@ -55,78 +38,161 @@ impl Action {
     }
 }
 
-/// A try was given up; `why` says for what reason.
-pub(super) fn given_up(action: Action, url: &str, why: impl Into<String>) -> Error {
-    Error::new(Kind::Unreachable, action.failed(url)).detail(why)
+/// Where to look when nothing that makes sense comes back.
+pub(super) const UNREACHABLE: &str = "Check AWS_ENDPOINT_URL, AWS_REGION and the network.";
+
+/// A request as messages tell of it.
+#[derive(Clone, Debug)]
+pub(super) struct Attempt<'a> {
+    pub action: Action,
+    /// The bucket's name, or the ARN of an access point.
+    pub bucket: &'a str,
+    /// What all keys of the store begin with; empty, or ends in `/`.
+    pub prefix: &'a str,
+    /// The whole key, of a listing the prefix of the keys.
+    pub key: String,
+    /// Who is asked, without a slash at the end.
+    pub endpoint: String,
 }
 
-/// Has the session ended that the request was signed with (Amazon S3 API Reference, "Error responses")?
-pub(super) fn is_stale_session<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
-    let SdkError::ServiceError(service) = error else { return false };
-    let codes = ["ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "TokenRefreshRequired"];
-    service.err().code().is_some_and(|code| codes.contains(&code))
-}
+impl Attempt<'_> {
+    /// For [`crate::storage::progress`].
+    pub fn doing(&self) -> String {
+        let url = self.url();
+        match self.action {
+            Action::Put => format!("storing {url}"),
+            Action::Get | Action::Head => format!("reading {url}"),
+            Action::List => format!("listing {url}"),
+            Action::Delete => format!("deleting {url}"),
+        }
+    }
 
-/// A service's refusal: its code and message with our kind and hint.
-pub(super) fn refused(action: Action, url: &str, code: Option<&str>, message: Option<&str>) -> Error {
-    let code = code.unwrap_or("no error code");
-    let (kind, hint) = meaning(action, code);
-    let error = Error::new(kind, action.failed(url));
-    let error = match message {
-        Some(message) => error.detail(format!("{code}: {message}")),
-        None => error.detail(code),
-    };
-    match hint {
-        Some(hint) => error.hint(hint),
-        None => error,
+    fn failed(&self) -> String {
+        let url = self.url();
+        match self.action {
+            Action::Put => format!("could not store {url}"),
+            Action::Get | Action::Head => format!("could not read {url}"),
+            Action::List => format!("could not list {url}"),
+            Action::Delete => format!("could not delete {url}"),
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("s3://{}/{}", self.bucket, self.key)
+    }
+
+    /// What the right to do it has to be given on, as an ARN.
+    pub fn resource(&self) -> String {
+        match self.action {
+            Action::List => self.bucket_resource(),
+            _ if self.bucket.starts_with("arn:") => format!("{}/object/{}*", self.bucket, self.prefix),
+            _ => format!("{}/{}*", self.bucket_resource(), self.prefix),
+        }
+    }
+
+    /// The bucket, or access point, as an ARN.
+    pub fn bucket_resource(&self) -> String {
+        let partition = match &self.endpoint {
+            host if host.ends_with(".amazonaws.com.cn") => "aws-cn",
+            host if host.contains(".us-gov-") => "aws-us-gov",
+            _ => "aws",
+        };
+        match self.bucket.starts_with("arn:") {
+            true => self.bucket.to_owned(),
+            false => format!("arn:{partition}:s3:::{}", self.bucket),
+        }
+    }
+
+    /// A try was given up; `why` says for what reason.
+    pub fn given_up(&self, why: impl Into<String>) -> Error {
+        Error::new(Kind::Unreachable, self.failed()).detail(why)
+    }
+
+    /// A service's refusal, of a request that `who` has signed.
+    pub fn refused(&self, refusal: &Refusal, who: Option<&str>) -> Error {
+        let error = Error::new(refusal.kind(self.action), self.failed()).detail(refusal.words(self.action));
+        let error = match who {
+            Some(who) => error.detail(format!("asked as {who}")),
+            None => error,
+        };
+        match refusal.hint(self) {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
     }
 }
 
-/// Sorts an SDK error into final and transient ones and gives it Walden's form.
-pub(super) fn classify<E>(action: Action, url: &str, error: SdkError<E>) -> Failure
-where
-    E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
-{
-    match &error {
+/// Can a request that ended so have been carried out? Not if the service refused it, or it never left.
+pub(super) fn may_have_arrived<E: StdError + 'static>(error: &SdkError<E>) -> bool {
+    match error {
         SdkError::ServiceError(service) => {
             let status = service.raw().status().as_u16();
-            let (code, message) = (service.err().code(), service.err().message());
-            let known = code.unwrap_or(by_status(status));
-            let error = refused(action, url, Some(known), message).detail(origin(service.raw()));
-            match (is_transient(status, known), retry_after(service.raw(), Timestamp::now())) {
-                (false, _) => Failure::Final(error),
-                (true, None) => Failure::Transient(error),
-                (true, Some(asked)) => Failure::Busy(error, asked),
-            }
+            status >= 500 && status != 501 && status != 503
         }
-        SdkError::ResponseError(response) => {
-            let why = format!("the answer cannot be understood: {}", causes(&error));
-            let error = Error::new(Kind::Unreachable, action.failed(url)).detail(why);
-            Failure::Transient(error.detail(origin(response.raw())))
-        }
-        SdkError::TimeoutError(_) | SdkError::DispatchFailure(_) => undelivered(action, url, &error),
-        _ => match find::<CredentialsError>(&error) {
-            Some(_) => undelivered(action, url, &error),
-            None => Failure::Final(Error::new(Kind::Bug, action.failed(url)).detail(causes(&error))),
+        SdkError::ConstructionFailure(_) => false,
+        _ => find::<DialError>(error).is_none() && find::<CredentialsError>(error).is_none(),
+    }
+}
+
+/// What the service said, if it has refused the request.
+pub(super) fn refusal<E>(error: &SdkError<E>) -> Option<Refusal> {
+    match error {
+        SdkError::ServiceError(service) => Some(Refusal::read(service.raw(), Timestamp::now())),
+        _ => None,
+    }
+}
+
+/// What becomes of a request that the service refused, and that `who` has signed.
+pub(super) fn refused(attempt: &Attempt<'_>, refusal: &Refusal, who: Option<&str>) -> Failure {
+    let error = attempt.refused(refusal, who).detail(refusal.origin());
+    match (refusal.is_transient(attempt.action), refusal.after()) {
+        (false, _) => Failure::Final(error),
+        (true, None) => Failure::Transient(error),
+        (true, Some(asked)) => Failure::Busy(error, asked),
+    }
+}
+
+/// What becomes of a request that was not refused, and failed all the same.
+pub(super) fn unanswered<E>(attempt: &Attempt<'_>, error: &SdkError<E>) -> Failure
+where
+    E: StdError + Send + Sync + 'static,
+{
+    match error {
+        SdkError::ResponseError(response) => not_understood(attempt, &causes(error), response.raw()),
+        SdkError::TimeoutError(_) | SdkError::DispatchFailure(_) => undelivered(attempt, error),
+        _ => match find::<CredentialsError>(error) {
+            Some(_) => undelivered(attempt, error),
+            None => Failure::Final(Error::new(Kind::Bug, attempt.failed()).detail(causes(error))),
         },
     }
 }
 
+/// An answer that praises the request, and is not that of a store, or not all of it.
+fn not_understood(attempt: &Attempt<'_>, causes: &str, response: &HttpResponse) -> Failure {
+    let refusal = Refusal::read(response, Timestamp::now());
+    if refusal.is_foreign(attempt.action) {
+        return Failure::Final(attempt.refused(&refusal, None).detail(refusal.origin()));
+    }
+    let why = format!("the answer cannot be understood: {causes}");
+    Failure::Transient(attempt.given_up(why).detail(refusal.origin()))
+}
+
 /// The request did not reach the service, or its answer did not reach us.
-fn undelivered(action: Action, url: &str, error: &(dyn StdError + 'static)) -> Failure {
+fn undelivered(attempt: &Attempt<'_>, error: &(dyn StdError + 'static)) -> Failure {
     if let Some(credentials) = find::<CredentialsError>(error) {
-        return no_credentials(action, url, credentials);
+        return no_credentials(attempt, credentials);
     }
     // What lies around the connection's error says no more than its kind.
     let dial = find::<DialError>(error);
-    let causes = causes(dial.map_or(error, |dial| dial));
+    let http = find::<hyper::Error>(error).map(|http| http as &(dyn StdError + 'static));
+    let causes = causes(dial.map(|dial| dial as _).or(http).unwrap_or(error));
     // The bundle of certificates is ours, and so is the error of reading it.
     if let Some(own) = find::<Error>(error) {
         let error = Error::new(own.kind(), own.what()).detail(own.cause().unwrap_or_default());
-        return Failure::Final(error.hint(own.advice().unwrap_or_default()).during(action.failed(url)));
+        return Failure::Final(error.hint(own.advice().unwrap_or_default()).during(attempt.failed()));
     }
     let untrusted = matches!(find::<rustls::Error>(error), Some(rustls::Error::InvalidCertificate(_)));
-    let error = Error::new(Kind::Unreachable, action.failed(url)).detail(causes);
+    let error = Error::new(Kind::Unreachable, attempt.failed()).detail(causes);
     if untrusted {
         return Failure::Final(
             error.hint("Set AWS_CA_BUNDLE to a PEM file with the certificate authority of the endpoint."),
@@ -135,13 +201,13 @@ fn undelivered(action: Action, url: &str, error: &(dyn StdError + 'static)) -> F
     Failure::Transient(match dial.map(|dial| &dial.step) {
         Some(Step::Proxy(_)) => error.hint("Check HTTPS_PROXY and NO_PROXY: the proxy must let this address through."),
         Some(Step::Tls) => error.hint("Check that AWS_ENDPOINT_URL names a port that speaks TLS, or write http://."),
-        _ => error.hint("Check AWS_ENDPOINT_URL, AWS_REGION and the network."),
+        _ => error.hint(UNREACHABLE),
     })
 }
 
 /// Nobody says who we are. A token service that refuses is not asked again: it knows us, and says no.
-fn no_credentials(action: Action, url: &str, credentials: &CredentialsError) -> Failure {
-    nobody(credentials, action.failed(url))
+fn no_credentials(attempt: &Attempt<'_>, credentials: &CredentialsError) -> Failure {
+    nobody(credentials, attempt.failed())
 }
 
 /// Why there is nobody to ask as, for whoever wanted to know just that.
@@ -159,6 +225,7 @@ fn nobody(credentials: &CredentialsError, what: String) -> Failure {
     }
     let causes = causes(credentials);
     let refused = TOKEN_REFUSALS.iter().any(|code| causes.contains(code));
+    let shut_out = CONTAINER_REFUSALS.iter().any(|status| causes.contains(status));
     let error = |kind| Error::new(kind, what).detail(causes);
     match credentials {
         CredentialsError::CredentialsNotLoaded(_) => Failure::Final(error(Kind::Denied).hint(
@@ -167,6 +234,11 @@ fn nobody(credentials: &CredentialsError, what: String) -> Failure {
         CredentialsError::InvalidConfiguration(_) => {
             Failure::Final(error(Kind::Denied).hint("Check ~/.aws/config and the variables that begin with AWS_."))
         }
+        _ if shut_out => Failure::Final(
+            error(Kind::Denied).hint(
+                "Check the role of the pod's service account or of the task, and AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE.",
+            ),
+        ),
         _ if refused => Failure::Final(
             error(Kind::Denied).hint("Check the role in AWS_ROLE_ARN or AWS_PROFILE, and whom its trust policy allows to assume it."),
         ),
@@ -189,93 +261,16 @@ const TOKEN_REFUSALS: [&str; 10] = [
     "ValidationError",
 ];
 
-/// When the service asks to come again: seconds, or a date (RFC 9110, 10.2.3).
-fn retry_after(response: &HttpResponse, now: Timestamp) -> Option<Duration> {
-    let text = response.headers().get("retry-after")?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
-    Duration::try_from(date.duration_since(now)).ok()
-}
-
-/// Codes that AWS documents as worth another try, and every server error
-/// (Amazon S3 API Reference, "Error responses").
-fn is_transient(status: u16, code: &str) -> bool {
-    let code_says = matches!(
-        code,
-        "RequestTimeout"
-            | "ConditionalRequestConflict"
-            | "OperationAborted"
-            | "Throttling"
-            | "SlowDown"
-            | "TooManyRequests"
-    );
-    code_says || status == 429 || (status >= 500 && status != 501)
-}
-
-fn meaning(action: Action, code: &str) -> (Kind, Option<String>) {
-    let config = |hint: &str| (Kind::Config, Some(hint.to_owned()));
-    let denied = |hint: &str| (Kind::Denied, Some(hint.to_owned()));
-    match code {
-        "NoSuchKey" | "NotFound" => (Kind::NotFound, None),
-        "PreconditionFailed" => match action {
-            Action::Put => (Kind::AlreadyExists, None),
-            // A resumed download that insists on the object it began with.
-            _ => (Kind::Conflict, None),
-        },
-        "NoSuchBucket" => config("Create the bucket, or correct --prefix or WALDEN_PREFIX."),
-        "PermanentRedirect"
-        | "TemporaryRedirect"
-        | "AuthorizationHeaderMalformed"
-        | "IllegalLocationConstraintException" => config("Set AWS_REGION to the region of the bucket."),
-        "InvalidRequest" | "NotImplemented" | "InvalidArgument" | "BadDigest" => {
-            config("If the store does not know checksum headers, set WALDEN_S3_CHECKSUM=off.")
-        }
-        "InvalidAccessKeyId" => denied("Check AWS_ACCESS_KEY_ID or AWS_PROFILE."),
-        "SignatureDoesNotMatch" => {
-            denied("Check AWS_SECRET_ACCESS_KEY and that nothing between here and the store changes requests.")
-        }
-        "RequestTimeTooSkewed" => denied("Set this machine's clock."),
-        "ExpiredToken" | "InvalidToken" => denied("Renew the session: AWS_SESSION_TOKEN is no longer valid."),
-        "AccessDenied" | "Forbidden" | "AllAccessDisabled" => (
-            Kind::Denied,
-            Some(format!(
-                "Allow {} on this address in the policies of the identity and of the bucket.",
-                action.permission()
-            )),
-        ),
-        "MethodNotAllowed" => (Kind::Refused, None),
-        _ => (Kind::Unreachable, None),
-    }
-}
-
-/// Replies without a body, such as those to HEAD, have no code.
-fn by_status(status: u16) -> &'static str {
-    match status {
-        301 | 307 => "PermanentRedirect",
-        401 | 403 => "Forbidden",
-        404 => "NotFound",
-        409 => "ConditionalRequestConflict",
-        412 => "PreconditionFailed",
-        429 => "TooManyRequests",
-        _ => "no error code",
-    }
-}
-
-fn origin(response: &HttpResponse) -> String {
-    let status = response.status().as_u16();
-    match response.request_id() {
-        Some(id) => format!("HTTP status {status}, request id {id}"),
-        None => format!("HTTP status {status}"),
-    }
-}
+/// How the SDK words it that a container's endpoint knows who asks, and says no.
+const CONTAINER_REFUSALS: [&str; 2] =
+    ["HTTP credential provider: StatusCode(401)", "HTTP credential provider: StatusCode(403)"];
 
 /// The messages of an error and of what caused it, without repetitions.
 pub(super) fn causes(error: &(dyn StdError + 'static)) -> String {
     let mut text = String::new();
     for error in chain(error) {
-        let message = error.to_string();
+        // Those of the SDK's chain of credentials have lines.
+        let message = error.to_string().lines().map(str::trim).collect::<Vec<_>>().join("; ").replace(":; ", ": ");
         if !text.contains(&message) {
             text = if text.is_empty() { message } else { format!("{text}: {message}") };
         }
@@ -299,31 +294,29 @@ fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (d
 mod tests {
     use super::*;
 
-    #[test]
-    fn absent_denied_unreachable_and_taken_are_different_answers() {
-        let kind = |code| meaning(Action::Get, code).0;
-        assert_eq!(kind("NoSuchKey"), Kind::NotFound);
-        assert_eq!(kind("NoSuchBucket"), Kind::Config);
-        assert_eq!(kind("AccessDenied"), Kind::Denied);
-        assert_eq!(meaning(Action::Put, "PreconditionFailed").0, Kind::AlreadyExists);
-        assert_eq!(kind("InternalError"), Kind::Unreachable);
+    fn attempt(action: Action, bucket: &'static str, endpoint: &str) -> Attempt<'static> {
+        Attempt { action, bucket, prefix: "p/", key: "p/k".to_owned(), endpoint: endpoint.to_owned() }
     }
 
     #[test]
-    fn server_errors_and_throttling_are_tried_again_refusals_are_not() {
-        assert!(is_transient(503, "SlowDown") && is_transient(500, "InternalError") && is_transient(429, "x"));
-        assert!(is_transient(409, "ConditionalRequestConflict"));
-        assert!(
-            !is_transient(403, "AccessDenied")
-                && !is_transient(404, "NoSuchKey")
-                && !is_transient(501, "NotImplemented")
-        );
+    fn a_right_is_asked_for_on_the_resource_that_policies_name() {
+        let resource = |action, bucket, endpoint| attempt(action, bucket, endpoint).resource();
+        let europe = "https://b.s3.eu-central-1.amazonaws.com";
+        assert_eq!(resource(Action::Put, "b", europe), "arn:aws:s3:::b/p/*");
+        assert_eq!(resource(Action::List, "b", europe), "arn:aws:s3:::b");
+        assert_eq!(resource(Action::Get, "b", "https://s3.cn-north-1.amazonaws.com.cn"), "arn:aws-cn:s3:::b/p/*");
+        assert_eq!(resource(Action::Get, "b", "https://s3.us-gov-west-1.amazonaws.com"), "arn:aws-us-gov:s3:::b/p/*");
+        let point = "arn:aws:s3:eu-central-1:111111111111:accesspoint/wal";
+        assert_eq!(resource(Action::Put, point, europe), format!("{point}/object/p/*"));
+        assert_eq!(resource(Action::List, point, europe), point);
     }
 
     #[test]
-    fn a_refusal_names_the_missing_permission() {
-        let error = refused(Action::List, "s3://b/p/", Some("AccessDenied"), Some("no"));
-        assert_eq!(error.what(), "could not list s3://b/p/");
-        assert!(error.advice().unwrap().contains("s3:ListBucket"));
+    fn a_refusal_says_what_was_tried_and_as_whom() {
+        let refusal = Refusal::of_key(Some("AccessDenied"), Some("no"));
+        let error = attempt(Action::Delete, "b", "http://127.0.0.1:1").refused(&refusal, Some("the access key AKIA"));
+        assert_eq!(error.what(), "could not delete s3://b/p/k");
+        assert_eq!(error.cause(), Some("AccessDenied: no; asked as the access key AKIA"));
+        assert!(error.advice().unwrap().contains("s3:DeleteObject on arn:aws:s3:::b/p/*"));
     }
 }

@@ -1,7 +1,7 @@
 //! The HTTP client below the SDK: hyper-util's, on connections of our own, with every byte of a body counted.
 //!
-//! What a request does is told to its [`Running`], which an interceptor has attached to it. Decides only one thing: an
-//! answer that praises a request before all of it was sent is no answer.
+//! What a request does is told to its [`Running`], which an interceptor has attached to it. Decides only two things: an
+//! answer that praises a request before all of it was sent is no answer, and one that repeats itself says it once.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
+use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
@@ -66,7 +67,8 @@ impl HttpConnector for Connector {
                 running.enter(Phase::Connecting);
             }
             let (request, complete) = outgoing(request, running.clone());
-            let response = within(read, send(&client, request, running.as_ref(), connect)).await??;
+            let mut response = within(read, send(&client, request, running.as_ref(), connect)).await??;
+            say_once(response.headers_mut());
             if response.status().is_success() && !complete.load(Ordering::Acquire) {
                 return Err(ConnectorError::io("the answer came before the request was sent".into()));
             }
@@ -103,6 +105,22 @@ async fn send(
         }
     };
     response.map_err(|error| ConnectorError::io(error.into()))
+}
+
+/// SeaweedFS 4.48 sends the digest of a key of one's own twice, its name written in two ways; the SDK takes one alone.
+fn say_once(headers: &mut HeaderMap) {
+    let repeats = |name: &&HeaderName| {
+        let mut values = headers.get_all(*name).iter();
+        let first = values.next();
+        let rest: Vec<_> = values.collect();
+        !rest.is_empty() && rest.into_iter().all(|value| Some(value) == first)
+    };
+    let repeated: Vec<HeaderName> = headers.keys().filter(repeats).cloned().collect();
+    for name in repeated {
+        if let Some(value) = headers.get(&name).cloned() {
+            headers.insert(name, value);
+        }
+    }
 }
 
 async fn within<T>(bound: Option<Duration>, work: impl Future<Output = T>) -> Result<T, ConnectorError> {
@@ -210,5 +228,22 @@ impl Body for Answer {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn what_is_said_twice_counts_once_and_what_contradicts_itself_stays() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("a", "1"), ("a", "1"), ("a", "1"), ("b", "1"), ("b", "2"), ("c", "1")] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        say_once(&mut headers);
+        let all = |name: &str| headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect::<String>();
+        assert_eq!((all("a").as_str(), all("b").as_str(), all("c").as_str()), ("1", "12", "1"));
     }
 }

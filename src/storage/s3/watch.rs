@@ -10,6 +10,7 @@ use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint}
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::config_bag::ConfigBag;
 
+use super::refusal::is_page;
 use crate::storage::progress::Running;
 
 /// How long one try may stand still, and how long it may take beyond the transfer of its bytes.
@@ -60,25 +61,30 @@ impl Intercept for Tracked {
     }
 
     /// The SDK takes the end of the bytes for the end of the document: of a listing that was cut it would report the
-    /// half that came, and of a refused delete nothing.
+    /// half that came, and of a refused delete nothing. And it takes any 200 for that of a store.
     fn read_after_deserialization(
         &self,
         context: &AfterDeserializationInterceptorContextRef<'_>,
         _components: &RuntimeComponents,
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
+        let response = context.response();
+        if !response.status().is_success() {
+            return Ok(());
+        }
+        if response.headers().get("content-type").is_some_and(is_page) {
+            return Err("it is a page for a browser".into());
+        }
         // The body of an object is a stream, and not in memory.
-        match context.response().body().bytes() {
-            Some(bytes) if context.response().status().is_success() && !is_whole(bytes) => {
-                Err("the document ends early".into())
-            }
+        match response.body().bytes() {
+            Some(bytes) if !is_whole(bytes) => Err("the document ends early".into()),
             _ => Ok(()),
         }
     }
 }
 
 /// Does an XML document end with the end of its first element? What is no XML is none of our business here.
-fn is_whole(bytes: &[u8]) -> bool {
+pub(super) fn is_whole(bytes: &[u8]) -> bool {
     let text = String::from_utf8_lossy(bytes);
     let text = text.trim();
     if !text.starts_with('<') {

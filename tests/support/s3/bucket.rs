@@ -6,8 +6,10 @@ use std::ops::{Bound, Range};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
+use base64::Engine;
 use hyper::HeaderMap;
 use hyper::body::Bytes;
+use md5::{Digest, Md5};
 use s3s::checksum::ChecksumHasher;
 use s3s::dto::*;
 use s3s::{S3, S3Error, S3Request, S3Response, S3Result, s3_error};
@@ -22,8 +24,12 @@ pub(super) struct Objects {
     objects: BTreeMap<String, Object>,
     /// Keys that may not be deleted.
     pub locked: BTreeSet<String>,
+    /// A delete only marks: the answers say so.
+    pub keeps_versions: bool,
     /// Puts are not asked for their conditions.
     pub ignores_conditions: bool,
+    /// Headers of checksums are passed over.
+    pub ignores_checksums: bool,
     /// Objects that can be listed and not be read: a million of them take no room.
     pub generated: Vec<Generated>,
 }
@@ -60,6 +66,50 @@ struct Object {
     bytes: Bytes,
     etag: String,
     modified: SystemTime,
+    wishes: Wishes,
+}
+
+/// What the put of an object asked for beside its bytes.
+#[derive(Clone, Default)]
+pub(super) struct Wishes {
+    class: Option<StorageClass>,
+    /// The digest of a key that the service does not keep.
+    customer_key: Option<String>,
+    lock: Option<(ObjectLockMode, Timestamp)>,
+    checksum: Option<String>,
+}
+
+impl Wishes {
+    fn of(input: &PutObjectInput) -> S3Result<Wishes> {
+        let lock = input.object_lock_mode.clone().zip(input.object_lock_retain_until_date.clone());
+        if lock.is_some() && input.checksum_crc32c.is_none() && input.content_md5.is_none() {
+            return Err(s3_error!(InvalidRequest, "a lock needs Content-MD5 or a checksum"));
+        }
+        Ok(Wishes {
+            class: input.storage_class.clone(),
+            customer_key: input.sse_customer_key_md5.clone(),
+            lock,
+            checksum: input.checksum_crc32c.clone(),
+        })
+    }
+
+    /// Whoever reads has to bring the key that whoever wrote had.
+    fn check_key(&self, theirs: Option<&String>) -> S3Result<()> {
+        match (self.customer_key.as_ref(), theirs) {
+            (None, None) => Ok(()),
+            (Some(ours), Some(theirs)) if ours == theirs => Ok(()),
+            (Some(_), Some(_)) => Err(s3_error!(AccessDenied, "it was encrypted with another key")),
+            _ => Err(s3_error!(InvalidRequest, "the parameters of its encryption must be provided, and no others")),
+        }
+    }
+
+    fn is_frozen(&self) -> bool {
+        self.class.as_ref().is_some_and(|class| ["GLACIER", "DEEP_ARCHIVE"].contains(&class.as_str()))
+    }
+
+    fn is_locked(&self) -> bool {
+        self.lock.as_ref().is_some_and(|(_, until)| *until > Timestamp::from(SystemTime::now()))
+    }
 }
 
 impl Objects {
@@ -72,9 +122,9 @@ impl Objects {
     }
 
     /// Stores the object and returns its ETag: S3 promises only that other bytes have another one.
-    pub fn put(&mut self, key: &str, bytes: Bytes) -> String {
+    pub fn put(&mut self, key: &str, bytes: Bytes, wishes: Wishes) -> String {
         let etag = blake3::hash(&bytes).to_hex()[..32].to_owned();
-        self.objects.insert(key.into(), Object { bytes, etag: etag.clone(), modified: SystemTime::now() });
+        self.objects.insert(key.into(), Object { bytes, etag: etag.clone(), modified: SystemTime::now(), wishes });
         etag
     }
 
@@ -108,6 +158,9 @@ impl Objects {
         if self.locked.contains(key) {
             return Err(s3_error!(AccessDenied, "the test has locked it"));
         }
+        if self.objects.get(key).is_some_and(|object| object.wishes.is_locked()) {
+            return Err(s3_error!(AccessDenied, "Access Denied because object protected by object lock."));
+        }
         self.objects.remove(key);
         Ok(())
     }
@@ -131,20 +184,31 @@ impl S3 for Bucket {
         drop(self.objects(&input.bucket)?);
         let body = input.body.take().map(s3s::Body::from).unwrap_or_default();
         let bytes = collect(body, input.content_length).await?;
-        check_sums(&input, &bytes)?;
+        check_md5(&input, &bytes)?;
+        let wishes = Wishes::of(&input)?;
         // One lock over the question and the answer: of racing creators one wins.
         let mut objects = self.objects(&input.bucket)?;
+        let verified = !objects.ignores_checksums;
+        if verified {
+            check_sums(&input, &bytes)?;
+        }
         let there = objects.objects.get(&input.key).map(|object| object.etag.clone());
         if !objects.ignores_conditions {
             check_preconditions(there.as_deref(), input.if_match.as_ref(), input.if_none_match.as_ref())?;
         }
-        let etag = objects.put(&input.key, bytes);
-        Ok(S3Response::new(PutObjectOutput { e_tag: Some(ETag::Strong(etag)), ..Default::default() }))
+        let etag = objects.put(&input.key, bytes, wishes);
+        // What was verified is told (Amazon S3 API Reference, "PutObject").
+        let checksum_crc32c = input.checksum_crc32c.filter(|_| verified);
+        Ok(S3Response::new(PutObjectOutput { e_tag: Some(ETag::Strong(etag)), checksum_crc32c, ..Default::default() }))
     }
 
     async fn get_object(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
         let input = request.input;
         let object = self.objects(&input.bucket)?.find(&input.key)?;
+        object.wishes.check_key(input.sse_customer_key_md5.as_ref())?;
+        if object.wishes.is_frozen() {
+            return Err(s3_error!(InvalidObjectState, "The operation is not valid for the object's storage class"));
+        }
         check_preconditions(Some(&object.etag), input.if_match.as_ref(), input.if_none_match.as_ref())?;
         let size = object.bytes.len();
         let (bytes, content_range) = match input.range {
@@ -167,8 +231,15 @@ impl S3 for Bucket {
     }
 
     async fn head_object(&self, request: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
-        let object = self.objects(&request.input.bucket)?.find(&request.input.key)?;
+        let input = request.input;
+        let object = self.objects(&input.bucket)?.find(&input.key)?;
+        object.wishes.check_key(input.sse_customer_key_md5.as_ref())?;
+        let (mode, until) = object.wishes.lock.unzip();
         Ok(S3Response::new(HeadObjectOutput {
+            checksum_crc32c: object.wishes.checksum.filter(|_| input.checksum_mode.is_some()),
+            object_lock_mode: mode,
+            object_lock_retain_until_date: until,
+            storage_class: object.wishes.class,
             accept_ranges: Some("bytes".into()),
             content_length: Some(object.bytes.len() as i64),
             e_tag: Some(ETag::Strong(object.etag)),
@@ -212,7 +283,10 @@ impl S3 for Bucket {
         for ObjectIdentifier { key, .. } in delete.objects {
             match objects.delete(&key) {
                 Ok(()) if delete.quiet == Some(true) => {}
-                Ok(()) => deleted.push(DeletedObject { key: Some(key), ..Default::default() }),
+                Ok(()) => {
+                    let delete_marker = objects.keeps_versions.then_some(true);
+                    deleted.push(DeletedObject { key: Some(key), delete_marker, ..Default::default() });
+                }
                 Err(error) => errors.push(refusal(key, &error)),
             }
         }
@@ -243,6 +317,12 @@ fn check_sums(input: &PutObjectInput, bytes: &[u8]) -> S3Result<()> {
     let found = hasher.finalize();
     let found = [&found.checksum_crc32, &found.checksum_crc32c, &found.checksum_crc64nvme, &found.checksum_sha256];
     if promised == found { Ok(()) } else { Err(s3_error!(BadDigest)) }
+}
+
+fn check_md5(input: &PutObjectInput, bytes: &[u8]) -> S3Result<()> {
+    let Some(promised) = &input.content_md5 else { return Ok(()) };
+    let found = base64::engine::general_purpose::STANDARD.encode(Md5::digest(bytes));
+    if *promised == found { Ok(()) } else { Err(s3_error!(BadDigest)) }
 }
 
 fn check_preconditions(

@@ -4,11 +4,12 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::body::{Body, Bytes, Frame};
 use hyper::{Request, Response, StatusCode};
 
+use super::load::Load;
 use super::{Logged, Op};
 
 /// What happens instead of an honest answer.
@@ -18,6 +19,8 @@ pub enum Fault {
     Status(u16, &'static str),
     /// The same with the code `SlowDown` and a header that asks to come again after so many seconds.
     RetryAfter(u16, u64),
+    /// The request is not carried out, and this is the answer.
+    Answer(Answer),
     /// The request is not carried out; the connection is reset before its body is read.
     Reset,
     /// The same, after this many bytes of its body, or after all of a shorter one.
@@ -45,6 +48,58 @@ pub enum Fault {
     OkThenClose,
     /// The request is carried out, but the connection is closed without a word of answer.
     LoseReply,
+}
+
+/// An answer in full.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(&'static str, String)>,
+    pub body: String,
+}
+
+impl Answer {
+    /// An error as S3 writes it.
+    pub fn refusal(status: u16, code: &str, message: &str) -> Answer {
+        Answer::refusal_with(status, code, message, "")
+    }
+
+    /// The same with more elements, which some codes have.
+    pub fn refusal_with(status: u16, code: &str, message: &str, elements: &str) -> Answer {
+        let body = format!(
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>{message}</Message>{elements}\
+             <RequestId>4442587FB7D0A2F9</RequestId><HostId>host id</HostId></Error>"
+        );
+        Answer { status, headers: Vec::new(), body }
+            .header("content-type", "application/xml")
+            .header("x-amz-request-id", "4442587FB7D0A2F9")
+    }
+
+    /// A page for a browser.
+    pub fn page(status: u16, title: &str) -> Answer {
+        let body =
+            format!("<!DOCTYPE html>\n<html><head><title>{title}</title></head><body><h1>{title}</h1></body></html>");
+        Answer { status, headers: Vec::new(), body }.header("content-type", "text/html; charset=utf-8")
+    }
+
+    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Answer {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    pub(super) fn response(self) -> Response<s3s::Body> {
+        let mut response = Response::builder().status(self.status);
+        for (name, value) in self.headers {
+            response = response.header(name, value);
+        }
+        response.body(s3s::Body::from(self.body)).unwrap()
+    }
+}
+
+impl From<Answer> for Fault {
+    fn from(answer: Answer) -> Fault {
+        Fault::Answer(answer)
+    }
 }
 
 impl Fault {
@@ -115,6 +170,8 @@ pub(super) struct Faults {
     pub lasting: Vec<(On, Fault)>,
     /// The fault for first tries, and how often each operation on each key was tried.
     pub first_tries: Option<(Fault, Seen)>,
+    /// What it does with the rest.
+    pub load: Option<Load>,
 }
 
 impl Faults {
@@ -126,10 +183,12 @@ impl Faults {
         if let Some((_, fault)) = self.lasting.iter().find(|(on, _)| on.fits(request)) {
             return Some(fault.clone());
         }
-        let (fault, tries) = self.first_tries.as_mut()?;
-        let tries = tries.entry((request.op, request.key.clone(), request.query.clone())).or_default();
-        *tries += 1;
-        (*tries == 1).then(|| fault.clone())
+        if let Some((fault, tries)) = self.first_tries.as_mut() {
+            let tries = tries.entry((request.op, request.key.clone(), request.query.clone())).or_default();
+            *tries += 1;
+            return (*tries == 1).then(|| fault.clone());
+        }
+        self.load.as_mut()?.refuse(Instant::now())
     }
 }
 
