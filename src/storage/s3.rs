@@ -239,6 +239,17 @@ impl S3Store {
         }
     }
 
+    /// A create-only put to a store that honours the condition.
+    async fn create(&self, key: &str, write: &Write) -> Result<()> {
+        match self.write(key, write, true, self.policy).await {
+            // The first try may have stored it, and nobody could read it back to see.
+            Err(taken) if taken.kind() == Kind::AlreadyExists && self.carried.freezes(key) => {
+                if self.is_the_same_unread(key, write).await? { Ok(()) } else { Err(taken) }
+            }
+            outcome => outcome,
+        }
+    }
+
     /// An object that cannot be read at once, under a key that is taken: is it the one that was to be stored?
     async fn is_the_same_unread(&self, key: &str, write: &Write) -> Result<bool> {
         let there = self.look(key, Some(ChecksumMode::Enabled)).await?;
@@ -298,12 +309,7 @@ impl Store for S3Store {
         match mode {
             PutMode::Replace => self.write(key, &write, false, self.policy).await,
             PutMode::New => match self.conditions.verdict(self).await {
-                Verdict::Honoured | Verdict::Undecided => match self.write(key, &write, true, self.policy).await {
-                    Err(taken) if taken.kind() == Kind::AlreadyExists && self.carried.freezes(key) => {
-                        if self.is_the_same_unread(key, &write).await? { Ok(()) } else { Err(taken) }
-                    }
-                    outcome => outcome,
-                },
+                Verdict::Honoured | Verdict::Undecided => self.create(key, &write).await,
                 Verdict::Ignored => self.write_guarded(key, &write).await,
             },
         }
