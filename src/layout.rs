@@ -116,9 +116,7 @@ impl Key {
         // Catches what the parsers above let through: "+1", "00000" for part 0, a segment below the wrong timeline.
         (key.to_string() == text).then_some(key)
     }
-}
 
-impl Key {
     /// What it belongs to.
     pub fn family(&self) -> Family {
         match self {

@@ -9,8 +9,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-pub mod requests;
-
 use crate::config::Location;
 use crate::config::role::{AssumedRole, ExternalId};
 use crate::config::row::VerbName::{
@@ -23,6 +21,8 @@ use crate::config::value::{Addressing, Checksum, LogFormat, LogLevel, OnError, V
 use crate::error::{Error, Kind, Result};
 use crate::postgres::control::SystemId;
 use crate::postgres::lsn::Lsn;
+
+pub mod requests;
 
 /// Every row, in the order in which help and documentation list them.
 pub static TABLE: &[&Row] = &[

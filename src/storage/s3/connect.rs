@@ -172,13 +172,17 @@ fn remedy(cause: &str) -> &'static str {
     let cause = cause.to_ascii_lowercase();
     let about = |word: &str| cause.contains(word);
     if about("accelerate") {
-        "Unset s3-accelerate (--s3-accelerate, WALDEN_S3_ACCELERATE): it goes with Amazon's own endpoint and the bucket's name          in the host alone, so not with AWS_ENDPOINT_URL_S3, AWS_USE_FIPS_ENDPOINT, access points or --s3-addressing path."
+        "Unset s3-accelerate (--s3-accelerate, WALDEN_S3_ACCELERATE): it goes with Amazon's own endpoint and the bucket's \
+         name in the host alone, so not with AWS_ENDPOINT_URL_S3, AWS_USE_FIPS_ENDPOINT, access points or --s3-addressing \
+         path."
     } else if about("path-style") {
         "Set s3-addressing to auto or virtual (--s3-addressing, WALDEN_S3_ADDRESSING): an access point is a host of its own."
     } else if about("fips") {
-        "Unset AWS_USE_FIPS_ENDPOINT (use_fips_endpoint in the profile), or AWS_ENDPOINT_URL_S3: Amazon's own endpoints alone have          others with FIPS, and not in every region."
+        "Unset AWS_USE_FIPS_ENDPOINT (use_fips_endpoint in the profile), or AWS_ENDPOINT_URL_S3: Amazon's own endpoints \
+         alone have others with FIPS, and not in every region."
     } else if about("dual-stack") || about("dualstack") {
-        "Unset AWS_USE_DUALSTACK_ENDPOINT (use_dualstack_endpoint in the profile), or AWS_ENDPOINT_URL_S3, which can name an          address with IPv6 itself."
+        "Unset AWS_USE_DUALSTACK_ENDPOINT (use_dualstack_endpoint in the profile), or AWS_ENDPOINT_URL_S3, which can name \
+         an address with IPv6 itself."
     } else {
         "Correct AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL (http://host:port or https://host), or AWS_REGION."
     }
