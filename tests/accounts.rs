@@ -8,7 +8,7 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::OnceLock;
+use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use support::forge::Segment;
 use support::ministack::{Account, Keys, Ministack, kms};
@@ -49,7 +49,15 @@ struct Accounts {
     b: Account,
 }
 
-fn accounts() -> Option<&'static Accounts> {
+/// MiniStack forgets sessions that have ended when somebody takes another one, and then does not know their keys.
+static SESSIONS: RwLock<()> = RwLock::new(());
+
+/// The accounts, while sessions are taken as one likes.
+fn accounts() -> Option<(&'static Accounts, RwLockReadGuard<'static, ()>)> {
+    Some((made()?, SESSIONS.read().unwrap_or_else(PoisonError::into_inner)))
+}
+
+fn made() -> Option<&'static Accounts> {
     static MADE: OnceLock<Option<Accounts>> = OnceLock::new();
     MADE.get_or_init(|| {
         let service = Ministack::shared()?;
@@ -144,7 +152,7 @@ fn every_block_of_the_page_is_used_here() {
 
 #[test]
 fn in_one_account_the_writer_archives_the_reader_reads_and_neither_does_more() {
-    let Some(accounts) = accounts() else { return };
+    let Some((accounts, _sessions)) = accounts() else { return };
     let writer = accounts.a.make_user("writer", Some(&block("writer")));
     let reader = accounts.a.make_user("reader", Some(&block("reader")));
     let primary = accounts.server(1001, "here", &writer);
@@ -167,7 +175,7 @@ fn in_one_account_the_writer_archives_the_reader_reads_and_neither_does_more() {
 
 #[test]
 fn the_janitor_deletes_and_does_not_write() {
-    let Some(accounts) = accounts() else { return };
+    let Some((accounts, _sessions)) = accounts() else { return };
     let writer = accounts.a.make_user("janitors-writer", Some(&block("writer")));
     let janitor = accounts.a.make_user("janitor", Some(&block("janitor")));
     let primary = accounts.server(1002, "here", &writer);
@@ -183,7 +191,7 @@ fn the_janitor_deletes_and_does_not_write() {
 
 #[test]
 fn a_standby_of_another_account_reads_with_the_role_and_the_external_id_and_does_not_write() {
-    let Some(accounts) = accounts() else { return };
+    let Some((accounts, _sessions)) = accounts() else { return };
     let writer = accounts.a.make_user("standbys-primary", Some(&block("writer")));
     let primary = accounts.server(1003, "here", &writer);
     primary.push(1).code(0);
@@ -205,7 +213,7 @@ fn a_standby_of_another_account_reads_with_the_role_and_the_external_id_and_does
 
 #[test]
 fn the_primary_of_another_account_writes_with_the_role_and_does_not_take_another() {
-    let Some(accounts) = accounts() else { return };
+    let Some((accounts, _sessions)) = accounts() else { return };
     let keys = accounts.b.make_user("primary", Some(&block("assume-writer")));
     let primary = accounts.server(1004, "primary", &keys);
     primary.push(1).code(0);
@@ -216,7 +224,7 @@ fn the_primary_of_another_account_writes_with_the_role_and_does_not_take_another
 
 #[test]
 fn the_primary_of_another_account_writes_directly_once_the_bucket_says_so_as_well() {
-    let Some(accounts) = accounts() else { return };
+    let Some((accounts, _sessions)) = accounts() else { return };
     let keys = accounts.b.make_user("direct", Some(&block("writer")));
     let primary = accounts.server(1005, "here", &keys);
     primary.push(1).code(4).stderr_has("s3:PutObject");
@@ -235,7 +243,7 @@ fn the_primary_of_another_account_writes_directly_once_the_bucket_says_so_as_wel
 
 #[test]
 fn a_primary_that_can_only_put_archives() {
-    let Some(accounts) = accounts() else { return };
+    let Some((accounts, _sessions)) = accounts() else { return };
     let keys = accounts.a.make_user("putter", Some(&block("put-only")));
     let primary = accounts.server(1006, "here", &keys);
     for number in 1..=3 {
@@ -251,7 +259,7 @@ fn a_primary_that_can_only_put_archives() {
 
 #[test]
 fn the_key_serves_the_two_roles_and_each_for_its_own() {
-    let Some(accounts) = accounts() else { return };
+    let Some((accounts, _sessions)) = accounts() else { return };
     let key = accounts.a.make_key(&block("key"));
     accounts.a.make_bucket("encrypted");
     accounts.a.encrypt_bucket("encrypted", &key);
@@ -292,7 +300,7 @@ const READER: &str = "arn:aws:iam::111111111111:role/walden-reader";
 
 #[test]
 fn a_wrong_or_missing_external_id_is_refused_at_once_and_the_message_says_by_whom() {
-    let Some(accounts) = accounts() else { return };
+    let Some((accounts, _sessions)) = accounts() else { return };
     let keys = accounts.b.make_user("mistyping", Some(&block("assume-reader")));
     let wrong = accounts.server(1007, "standby", &keys).with("WALDEN_EXTERNAL_ID", "walden-standby-7f3b");
     explained(is_refused(wrong.fetch(1), &keys.id, READER), "is not authorized to perform: sts:AssumeRole")
@@ -310,7 +318,7 @@ fn a_wrong_or_missing_external_id_is_refused_at_once_and_the_message_says_by_who
 
 #[test]
 fn a_user_who_may_not_assume_the_role_is_refused_at_once() {
-    let Some(accounts) = accounts() else { return };
+    let Some((accounts, _sessions)) = accounts() else { return };
     let mallory = accounts.b.make_user("mallory", None);
     let standby = accounts.server(1008, "standby", &mallory);
     explained(is_refused(standby.fetch(1), &mallory.id, "walden-reader"), "because no identity-based policy allows");
@@ -325,7 +333,8 @@ fn a_user_who_may_not_assume_the_role_is_refused_at_once() {
 
 #[test]
 fn a_session_that_has_ended_is_no_source_for_a_role() {
-    let Some(accounts) = accounts() else { return };
+    let Some(accounts) = made() else { return };
+    let _no_others = SESSIONS.write().unwrap_or_else(PoisonError::into_inner);
     let trust = block("trust-reader").replace("222222222222", A);
     let role = accounts.a.make_role("short", &trust, &block("assume-reader"));
     let session = accounts.service.assume(&accounts.a.root(), &role, "walden-standby-7f3a", 1).unwrap();
@@ -338,7 +347,7 @@ fn a_session_that_has_ended_is_no_source_for_a_role() {
 
 #[test]
 fn a_chain_of_roles_goes_through_a_third_account() {
-    let Some(accounts) = accounts() else { return };
+    let Some((accounts, _sessions)) = accounts() else { return };
     let hub = accounts.service.account("333333333333");
     let open = |account: &str, id: Option<&str>| {
         let condition =
@@ -373,7 +382,7 @@ fn a_chain_of_roles_goes_through_a_third_account() {
 
 #[test]
 fn tags_are_taken_by_a_role_whose_policy_says_so() {
-    let Some(accounts) = accounts() else { return };
+    let Some((accounts, _sessions)) = accounts() else { return };
     accounts.a.make_role("walden-tagged", &block("trust-tagged"), &block("reader"));
     let keys = accounts.b.make_user("tagging", Some(&block("assume-tagged")));
     let writer = accounts.a.make_user("taggers-primary", Some(&block("writer")));

@@ -173,7 +173,9 @@ fn one_session_serves_many_processes() {
     let primary = Cluster::primary(postgres, &story.place(&story.writer, "writer", ""));
     primary.sql("CREATE TABLE marks (mark int)");
     back_up(&primary);
-    (0..20).for_each(|_| drop(mark(&primary)));
+    for _ in 0..20 {
+        mark(&primary);
+    }
     // The server's environment and that of whoever takes the backup are two, and do not know of each other.
     assert_eq!(story.sessions(&story.writer), 2);
     let standby = started(restored(postgres, &story.place(&story.reader, "reader", ""), &["--standby"]));
