@@ -1,8 +1,8 @@
 //! The spool: a directory of Walden's own beside the WAL, in which one short-lived process leaves word for the next.
 //!
-//! `pushed/NAME` says that the file NAME is in the archive, ahead of its turn or compared with what is there; `fetched/` belongs to
-//! `wal::prefetch`. All of it can be lost or removed at any time, which costs nothing but work done twice. PostgreSQL's
-//! own `archive_status` is never touched.
+//! `pushed/NAME` says that the file NAME is in the archive, put there ahead of its turn, or compared with what was there
+//! already; `fetched/` belongs to `wal::prefetch`. All of it can be lost or removed at any time, which costs nothing but
+//! work done twice. PostgreSQL's own `archive_status` is never touched.
 
 use std::fs;
 use std::fs::Metadata;
