@@ -44,11 +44,12 @@ impl Story {
         Some(Story { service, a, b, bucket, writer, reader })
     }
 
-    /// The archive, to whoever has these keys and takes on this role, with more of what a role can have.
-    fn place(&self, keys: &Keys, role: &str, more: &str) -> Place {
+    /// The archive of this version's clusters, to whoever has these keys and takes on this role, with more of what a role
+    /// can have.
+    fn place(&self, postgres: &Postgres, keys: &Keys, role: &str, more: &str) -> Place {
         let mut env = self.service.env();
         env.extend(keys.env());
-        env.push(("WALDEN_PREFIX", format!("s3://{}/main", self.bucket)));
+        env.push(("WALDEN_PREFIX", format!("s3://{}/main/{}", self.bucket, postgres.major)));
         env.push(("WALDEN_ASSUME_ROLE", format!("arn:aws:iam::{}:role/{role}{more}", self.a.id)));
         env.push(("WALDEN_EXTERNAL_ID", EXTERNAL_ID.to_owned()));
         Place::Elsewhere(env)
@@ -109,11 +110,12 @@ fn a_standby_of_another_account_follows_outlives_every_refusal_and_catches_up() 
     let Some(story) = Story::begin("411111111111", "422222222222") else { return };
     for postgres in Postgres::each() {
         println!("-- PostgreSQL {}", postgres.major);
-        let primary = Cluster::primary(&postgres, &story.place(&story.writer, "writer", ""));
+        let primary = Cluster::primary(&postgres, &story.place(&postgres, &story.writer, "writer", ""));
         primary.sql("CREATE TABLE marks (mark int)");
         back_up(&primary).stderr_is("");
         // No session of the standby outlives the call that began it, so that each refusal is met at once.
-        let standby = restored(&postgres, &story.place(&story.reader, "reader", ";duration=3s"), &["--standby"]);
+        let standby =
+            restored(&postgres, &story.place(&postgres, &story.reader, "reader", ";duration=3s"), &["--standby"]);
         let mut standby = started(standby);
         let caught_up = |standby: &Cluster, rows: usize| {
             standby.wait_until("the standby follows", |standby| {
@@ -152,7 +154,7 @@ fn a_standby_of_another_account_follows_outlives_every_refusal_and_catches_up() 
 fn an_archiver_that_is_refused_fails_is_counted_and_goes_on_by_itself() {
     let Some(story) = Story::begin("431111111111", "432222222222") else { return };
     for postgres in Postgres::each() {
-        let primary = Cluster::primary(&postgres, &story.place(&story.writer, "writer", ";duration=3s"));
+        let primary = Cluster::primary(&postgres, &story.place(&postgres, &story.writer, "writer", ";duration=3s"));
         primary.sql("CREATE TABLE marks (mark int)");
         mark(&primary);
         story.a.set_trust("writer", &trust(story.b.id, "another"));
@@ -170,7 +172,7 @@ fn an_archiver_that_is_refused_fails_is_counted_and_goes_on_by_itself() {
 fn one_session_serves_many_processes() {
     let Some(story) = Story::begin("441111111111", "442222222222") else { return };
     let postgres = &Postgres::each()[0];
-    let primary = Cluster::primary(postgres, &story.place(&story.writer, "writer", ""));
+    let primary = Cluster::primary(postgres, &story.place(postgres, &story.writer, "writer", ""));
     primary.sql("CREATE TABLE marks (mark int)");
     back_up(&primary);
     for _ in 0..20 {
@@ -178,7 +180,7 @@ fn one_session_serves_many_processes() {
     }
     // The server's environment and that of whoever takes the backup are two, and do not know of each other.
     assert_eq!(story.sessions(&story.writer), 2);
-    let standby = started(restored(postgres, &story.place(&story.reader, "reader", ""), &["--standby"]));
+    let standby = started(restored(postgres, &story.place(postgres, &story.reader, "reader", ""), &["--standby"]));
     standby.wait_until("the standby follows", |standby| marks(standby) == 20);
     assert_eq!(story.sessions(&story.reader), 2);
 }
@@ -187,10 +189,10 @@ fn one_session_serves_many_processes() {
 fn sessions_of_seconds_are_renewed_in_the_middle_of_a_backup_and_of_a_restore() {
     let Some(story) = Story::begin("451111111111", "452222222222") else { return };
     let postgres = &Postgres::each()[0];
-    let primary = Cluster::primary(postgres, &story.place(&story.writer, "writer", ""));
+    let primary = Cluster::primary(postgres, &story.place(postgres, &story.writer, "writer", ""));
     open_books(&primary);
     primary.archive_all();
-    let briefly = |keys: &Keys, role: &str| story.place(keys, role, ";duration=3s");
+    let briefly = |keys: &Keys, role: &str| story.place(postgres, keys, role, ";duration=3s");
 
     // A backup that has to wait for its WAL.
     let gate = primary.directory("gate").join("open");
