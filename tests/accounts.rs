@@ -233,6 +233,8 @@ fn the_primary_of_another_account_writes_directly_once_the_bucket_says_so_as_wel
     primary.gets(1);
     primary.fetch(2).code(1);
     assert!(!accounts.may_delete(&keys));
+    let acl = "bucket-owner-full-control";
+    accounts.server(1005, "here", &keys).with("WALDEN_S3_ACL", acl).push(3).code(0).stderr_is("");
     // The bucket's word alone is not enough either.
     let nobody = accounts.b.make_user("nobody", None);
     accounts.server(1005, "here", &nobody).fetch(1).code(4);
