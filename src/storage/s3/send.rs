@@ -12,10 +12,10 @@ use aws_sdk_s3::error::SdkError;
 use super::S3Store;
 use super::failure::{self, Action, Attempt};
 use super::refusal;
-use super::throttle::Turn;
+use super::throttle::{Load, Turn};
 use super::watch::{self, Tracked};
 use crate::error::{Kind, Result};
-use crate::storage::progress::Phase;
+use crate::storage::progress::{Phase, Running};
 use crate::storage::retry::{Failure, Policy, Tries};
 
 impl S3Store {
@@ -48,12 +48,7 @@ impl S3Store {
                 Err(late) => Err(Failure::Transient(attempt.given_up(late).hint(refusal::TOO_MANY))),
                 Ok(_) => {
                     running.enter(Phase::Credentials);
-                    tokio::select! {
-                        outcome = request(Tracked(running.clone())) => outcome,
-                        why = watch::too_long(&running, bytes, tries.left()) => {
-                            Err(Failure::Transient(attempt.given_up(why).hint(failure::UNREACHABLE)))
-                        }
-                    }
+                    within(&attempt, &running, bytes, tries.left(), request(Tracked(running.clone()))).await
                 }
             };
             let (failure, load) = match outcome {
@@ -67,14 +62,9 @@ impl S3Store {
             let phase = running.phase();
             running.enter(Phase::Pausing);
             let pause = tries.pause(failure);
-            match (&turn, load) {
-                (Ok(turn), Load::TooMuch(words)) => {
-                    turn.complained(*pause.as_ref().unwrap_or(&Duration::ZERO), words);
-                }
-                (Ok(turn), Load::Borne) => turn.answered(),
-                _ => {}
+            if let Ok(turn) = turn {
+                turn.end(load, *pause.as_ref().unwrap_or(&Duration::ZERO));
             }
-            drop(turn);
             tokio::time::sleep(pause.map_err(|error| match error.kind() {
                 Kind::Unreachable => error.detail(format!("the endpoint is {}, the phase: {phase}", self.endpoint)),
                 _ => error,
@@ -130,13 +120,18 @@ impl S3Store {
     }
 }
 
-/// What an answer says of how many requests the store can bear.
-#[derive(Debug)]
-enum Load {
-    /// These.
-    Borne,
-    /// Fewer, in its own words.
-    TooMuch(String),
-    /// Nothing.
-    Unknown,
+/// One try, given up when it has taken too long.
+async fn within<T>(
+    attempt: &Attempt<'_>,
+    running: &Running,
+    bytes: u64,
+    left: Option<Duration>,
+    request: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::select! {
+        outcome = request => outcome,
+        why = watch::too_long(running, bytes, left) => {
+            Err(Failure::Transient(attempt.given_up(why).hint(failure::UNREACHABLE)))
+        }
+    }
 }

@@ -60,6 +60,17 @@ impl Throttle {
     }
 }
 
+/// What an answer says of how many requests the store can bear.
+#[derive(Debug)]
+pub(super) enum Load {
+    /// These.
+    Borne,
+    /// Fewer, in its own words.
+    TooMuch(String),
+    /// Nothing.
+    Unknown,
+}
+
 /// A request that is on its way, until this is dropped.
 #[derive(Debug)]
 pub(super) struct Turn {
@@ -76,8 +87,17 @@ impl Turn {
         self.throttle.0.changed.notify_one();
     }
 
-    /// The store has complained in these words, and this request will come again after `pause`.
-    pub fn complained(&self, pause: Duration, words: String) {
+    /// The request has failed, which says so much of the load, and will come again after `pause`.
+    pub fn end(self, load: Load, pause: Duration) {
+        match load {
+            Load::Borne => self.answered(),
+            Load::TooMuch(words) => self.complained(pause, words),
+            Load::Unknown => {}
+        }
+    }
+
+    /// The store has complained in these words.
+    fn complained(&self, pause: Duration, words: String) {
         let change = self.throttle.state().complained(self.began, Instant::now(), pause, words);
         match change {
             Change::Begins(limit) => tracing::info!(
