@@ -5,12 +5,14 @@
 //! (`storage::retry`), the SDK's are off.
 
 mod body;
+mod causes;
 mod checksum;
 mod condition;
 mod connect;
 mod customer;
 mod dial;
 mod download;
+mod environment;
 mod examine;
 mod failure;
 mod http;
@@ -41,9 +43,10 @@ use self::body::Write;
 use self::checksum::{Checksums, ContentMd5};
 use self::condition::{Conditions, Verdict};
 use self::connect::Connected;
-pub use self::connect::{Options, endpoint};
+pub use self::connect::Options;
 use self::dial::Dialer;
 use self::download::S3Chunks;
+pub use self::environment::endpoint;
 use self::failure::Action;
 use self::identity::Identity;
 use self::request::Carried;

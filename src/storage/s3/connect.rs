@@ -18,6 +18,7 @@ use aws_types::service_config::ServiceConfigKey;
 use http::Uri;
 
 use super::dial::{CONNECT_TIMEOUT, Dialer};
+use super::environment::{endpoint, variable};
 use super::http::Http;
 use super::identity::Identity;
 use super::request::Wanted;
@@ -52,11 +53,6 @@ pub struct Options {
     pub session_name: String,
     /// What this machine knows of the store already.
     pub memory: Memory,
-}
-
-/// The endpoint that the environment names, if it does (AWS SDKs and Tools Reference Guide, "Service-specific endpoints").
-pub fn endpoint() -> Option<String> {
-    variable("AWS_ENDPOINT_URL_S3").or_else(|| variable("AWS_ENDPOINT_URL"))
 }
 
 /// A client that sends each request once, and plain, with what lies below it.
@@ -192,11 +188,6 @@ fn remedy(cause: &str) -> &'static str {
 pub(super) fn is_amazon(endpoint: &Uri) -> bool {
     let host = endpoint.host().unwrap_or_default().to_ascii_lowercase();
     [".amazonaws.com", ".amazonaws.com.cn"].iter().any(|domain| host.ends_with(domain))
-}
-
-/// A variable that is set, and not to nothing.
-pub(super) fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 #[cfg(test)]

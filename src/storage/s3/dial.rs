@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
-use super::connect::variable;
+use super::environment::variable;
 use crate::error::{Context, Error, Kind, Result};
 
 /// How long a connection may take to come up: name, TCP, proxy and TLS together.

@@ -10,6 +10,7 @@ use aws_sdk_s3::error::SdkError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use jiff::Timestamp;
 
+use super::causes::{causes, find};
 use super::dial::{DialError, Step};
 use super::identity::roles::RoleError;
 use super::refusal::Refusal;
@@ -264,31 +265,6 @@ const TOKEN_REFUSALS: [&str; 10] = [
 /// How the SDK words it that a container's endpoint knows who asks, and says no.
 const CONTAINER_REFUSALS: [&str; 2] =
     ["HTTP credential provider: StatusCode(401)", "HTTP credential provider: StatusCode(403)"];
-
-/// The messages of an error and of what caused it, without repetitions.
-pub(super) fn causes(error: &(dyn StdError + 'static)) -> String {
-    let mut text = String::new();
-    for error in chain(error) {
-        // Those of the SDK's chain of credentials have lines.
-        let message = error.to_string().lines().map(str::trim).collect::<Vec<_>>().join("; ").replace(":; ", ": ");
-        if !text.contains(&message) {
-            text = if text.is_empty() { message } else { format!("{text}: {message}") };
-        }
-    }
-    text
-}
-
-pub(super) fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
-    chain(error).find_map(|error| error.downcast_ref::<T>())
-}
-
-/// An error and what caused it. `io::Error::source` passes over the error that it wraps.
-fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |&error| match error.downcast_ref::<std::io::Error>() {
-        Some(io) => io.get_ref().map(|inner| inner as &(dyn StdError + 'static)),
-        None => error.source(),
-    })
-}
 
 #[cfg(test)]
 mod tests {

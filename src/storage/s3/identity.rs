@@ -25,7 +25,9 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, OnceCell};
 
 use self::roles::RoleError;
-use super::connect::{Options, variable};
+use super::causes::{causes, find};
+use super::connect::Options;
+use super::environment::variable;
 use super::http::Http;
 use crate::config::role::AssumedRole;
 use crate::storage::memory::Memory;
@@ -112,10 +114,7 @@ impl Identity {
             && let Some(left) = old.taken.credentials.expiry().and_then(|end| end.duration_since(now).ok())
             && left > LAST_MOMENT
         {
-            tracing::warn!(
-                "could not renew the session, which is still good for a while: {}",
-                super::failure::causes(&error)
-            );
+            tracing::warn!("could not renew the session, which is still good for a while: {}", causes(&error));
             old.renew = Some(now + RENEWAL_PAUSE.min(left / 2));
             return Ok(old.taken.credentials.clone());
         }
@@ -213,7 +212,7 @@ fn has_lasting_key() -> bool {
 
 /// The role that was refused for good, if that is what it is.
 fn refusal(error: &CredentialsError) -> Option<RoleError> {
-    super::failure::find::<RoleError>(error).filter(|refusal| refusal.is_definite()).cloned()
+    find::<RoleError>(error).filter(|refusal| refusal.is_definite()).cloned()
 }
 
 /// Where the SDK found them.

@@ -16,7 +16,7 @@ use aws_sdk_sts::types::Tag;
 
 use super::Taken;
 use crate::config::role::AssumedRole;
-use crate::storage::s3::failure::causes;
+use crate::storage::s3::causes::causes;
 
 /// How long the token service may take for one answer. It is asked again within the budget of the request that needs the
 /// session.

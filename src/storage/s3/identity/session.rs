@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Taken;
 use crate::config::role::AssumedRole;
 use crate::storage::memory::Memory;
-use crate::storage::s3::connect::variable;
+use crate::storage::s3::environment::variable;
 
 /// A session that another process got is used while this much of it is left, or a sixth of its life if that is more: its
 /// user may need it for as long as a command runs that takes its time.
