@@ -82,6 +82,29 @@ fn a_web_identity_with_a_role_of_its_own_is_where_the_chain_begins() {
 }
 
 #[test]
+fn a_role_of_a_profile_comes_before_the_chain_too() {
+    let scene = Scene::on_s3();
+    let config = scene.data.path().join("aws-config");
+    let text = format!(
+        "[profile base]\naws_access_key_id = {}\naws_secret_access_key = {}\n\
+         [profile db]\nsource_profile = base\nrole_arn = {HOP}\nexternal_id = of-the-profile\n",
+        support::s3::ACCESS_KEY,
+        support::s3::SECRET_KEY
+    );
+    fs::write(&config, text).unwrap();
+    as_writer(&scene, 1)
+        .without(&["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+        .env("AWS_CONFIG_FILE", &config)
+        .env("AWS_PROFILE", "db")
+        .run()
+        .code(0);
+    let asked = scene.s3().assumed();
+    let roles: Vec<&str> = asked.iter().map(|asked| &*asked["RoleArn"]).collect();
+    assert_eq!(roles, [HOP, WRITER]);
+    assert_eq!((asked[0].get("ExternalId").map(String::as_str), asked[1].get("ExternalId")), (Some("of-the-profile"), None));
+}
+
+#[test]
 fn a_thousandth_segment_asks_for_no_session_and_another_role_does() {
     let scene = Scene::on_s3();
     // WALDEN_TEST_SEGMENTS=1000 makes the name true.
