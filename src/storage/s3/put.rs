@@ -113,7 +113,10 @@ impl S3Store {
             let unclear = answer.as_ref().is_err_and(failure::may_have_arrived);
             lost.store(earlier || unclear, Ordering::Relaxed);
             match answer {
-                Ok(output) => self.believe(key, write, &output).map(|()| Ok(output)),
+                Ok(output) => {
+                    self.believe(key, write, &output)?;
+                    Ok(Ok(output))
+                }
                 Err(error) => {
                     let header = failure::refusal(&error).is_some_and(|refusal| refusal.may_mean_a_header());
                     suspect.store(header, Ordering::Relaxed);

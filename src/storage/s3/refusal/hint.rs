@@ -4,8 +4,7 @@ use super::{Refusal, is_full};
 use crate::storage::s3::failure::{Action, Attempt};
 
 /// What to do about a store that asks for fewer requests.
-pub(in crate::storage::s3) const TOO_MANY: &str =
-    "The store asks for fewer requests: lower --workers or WALDEN_WORKERS, or raise --retry-timeout or WALDEN_RETRY_TIMEOUT.";
+pub(in crate::storage::s3) const TOO_MANY: &str = "The store asks for fewer requests: lower --workers or WALDEN_WORKERS, or raise --retry-timeout or WALDEN_RETRY_TIMEOUT.";
 
 impl Refusal {
     /// What can be done; nothing where the kind says it all.
