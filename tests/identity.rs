@@ -101,7 +101,10 @@ fn a_role_of_a_profile_comes_before_the_chain_too() {
     let asked = scene.s3().assumed();
     let roles: Vec<&str> = asked.iter().map(|asked| &*asked["RoleArn"]).collect();
     assert_eq!(roles, [HOP, WRITER]);
-    assert_eq!((asked[0].get("ExternalId").map(String::as_str), asked[1].get("ExternalId")), (Some("of-the-profile"), None));
+    assert_eq!(
+        (asked[0].get("ExternalId").map(String::as_str), asked[1].get("ExternalId")),
+        (Some("of-the-profile"), None)
+    );
 }
 
 #[test]

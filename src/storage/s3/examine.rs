@@ -39,7 +39,7 @@ pub(super) async fn examine(store: &S3Store) -> Vec<Finding> {
     let store = S3Store { policy: Policy::once(PATIENCE), ..store.clone() };
     let mut findings = Vec::new();
     let (hops, failed) = store.identity.trace().await;
-    findings.extend(hops.iter().map(identity));
+    findings.extend(hops.iter().map(|hop| identity(hop, is_amazon(&store.endpoint))));
     if let Some(error) = failed {
         findings.push(Finding::bad("identity", super::failure::unidentified(&error, "find out who we are")));
         return findings;
@@ -67,14 +67,19 @@ pub(super) async fn examine(store: &S3Store) -> Vec<Finding> {
     findings
 }
 
-fn identity(hop: &Hop) -> Finding {
+/// One hop. Stores of one's own seldom have a token service to say whose a key is, Amazon always has.
+fn identity(hop: &Hop, amazon: bool) -> Finding {
     let ends = hop.expires.map_or(String::new(), |end| format!(", until {}", end.strftime("%F %T%:z")));
     match &hop.who {
         Ok(arn) => Finding::good("identity", format!("{arn}, from {}{ends}", hop.origin)),
+        Err(_) if !amazon => Finding::good("identity", format!("access key {}, from {}{ends}", hop.key, hop.origin)),
         Err(why) => Finding::limited(
             "identity",
-            format!("access key {}, from {}{ends}; the token service did not say whose it is", hop.key, hop.origin),
-            format!("Nothing, if this store has no token service ({why})."),
+            format!(
+                "access key {}, from {}{ends}; the token service does not say whose it is: {why}",
+                hop.key, hop.origin
+            ),
+            "Check AWS_REGION, and that the address of its token service can be reached: sts.REGION.amazonaws.com.",
         ),
     }
 }

@@ -114,7 +114,7 @@ pub(super) async fn read(
         Ok(_) => reading.memory.forget(&reading.key),
         Err(error) => {
             reading.note(&mut reading.progress(), true);
-            return Err(error.hint("Run the command again: it goes on where it was."));
+            return Err(error.detail("when the command is run again, it goes on where it was"));
         }
     }
     Ok(std::mem::take(&mut reading.progress().read))

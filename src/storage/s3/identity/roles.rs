@@ -8,6 +8,7 @@ use aws_config::{Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_sts::Client;
+use aws_sdk_sts::config::Builder;
 use aws_sdk_sts::config::timeout::TimeoutConfig;
 use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sts::operation::RequestId;
@@ -150,20 +151,26 @@ pub(super) async fn assume(
 
 /// Who these credentials belong to, as the token service sees it: an ARN.
 pub(super) async fn caller(base: &SdkConfig, credentials: &Credentials) -> Result<String, String> {
-    let mut config = aws_sdk_sts::config::Builder::from(base);
-    config.set_credentials_provider(Some(SharedCredentialsProvider::new(credentials.clone())));
-    config.set_timeout_config(Some(TimeoutConfig::builder().operation_timeout(PATIENCE).build()));
-    let answer = Client::from_conf(config.build()).get_caller_identity().send().await;
-    match answer {
+    let config = config(base, credentials);
+    match Client::from_conf(config.build()).get_caller_identity().send().await {
         Ok(output) => output.arn.ok_or_else(|| "the answer names nobody".to_owned()),
+        Err(SdkError::ServiceError(service)) => Err(match service.err().code() {
+            Some(code) => format!("{code}: {}", service.err().message().unwrap_or_default()),
+            None => format!("HTTP status {}", service.raw().status().as_u16()),
+        }),
         Err(error) => Err(causes(&error)),
     }
 }
 
+/// How the token service is asked with these credentials.
+fn config(base: &SdkConfig, from: &Credentials) -> Builder {
+    let timeouts = TimeoutConfig::builder().operation_timeout(PATIENCE).build();
+    let provider = SharedCredentialsProvider::new(from.clone());
+    Builder::from(base).credentials_provider(provider).timeout_config(timeouts)
+}
+
 fn client(base: &SdkConfig, role: &AssumedRole, from: &Credentials) -> Client {
-    let mut config = aws_sdk_sts::config::Builder::from(base);
-    config.set_credentials_provider(Some(SharedCredentialsProvider::new(from.clone())));
-    config.set_timeout_config(Some(TimeoutConfig::builder().operation_timeout(PATIENCE).build()));
+    let mut config = config(base, from);
     if let Some(region) = &role.region {
         config.set_region(Some(Region::new(region.clone())));
     }
