@@ -123,18 +123,6 @@ impl Attempt<'_> {
     }
 }
 
-/// Can a request that ended so have been carried out? Not if the service refused it, or it never left.
-pub(super) fn may_have_arrived<E: StdError + 'static>(error: &SdkError<E>) -> bool {
-    match error {
-        SdkError::ServiceError(service) => {
-            let status = service.raw().status().as_u16();
-            status >= 500 && status != 501 && status != 503
-        }
-        SdkError::ConstructionFailure(_) => false,
-        _ => find::<DialError>(error).is_none() && find::<CredentialsError>(error).is_none(),
-    }
-}
-
 /// What the service said, if it has refused the request.
 pub(super) fn refusal<E>(error: &SdkError<E>) -> Option<Refusal> {
     match error {

@@ -20,37 +20,20 @@ use crate::storage::retry::{Failure, Policy};
 /// How a put ended.
 pub(super) struct Written {
     pub outcome: Result<PutObjectOutput>,
-    /// Whether a try may have been carried out whose answer was lost.
-    lost: bool,
     /// Whether the store may have refused it for a header that it does not know.
     suspect: bool,
 }
 
 impl S3Store {
     /// A create-only put to a store that honours the condition. That the name is taken can be our own doing, in a try
-    /// whose answer was lost. Whoever may read finds out; for whoever may not, it counts as that.
+    /// whose answer was lost: whoever called compares contents.
     pub(super) async fn create(&self, key: &str, write: &Write) -> Result<()> {
-        let Written { outcome, lost, .. } = self.write(key, write, true, self.policy).await;
-        let taken = match outcome {
-            Err(error) if error.kind() == Kind::AlreadyExists => error,
-            outcome => return outcome.map(drop),
-        };
-        if self.carried.freezes(key) && self.is_the_same_unread(key, write).await? {
-            return Ok(());
-        }
-        match lost.then_some(self.head(key)) {
-            Some(head) => match head.await {
-                Err(error) if error.kind() == Kind::Denied => {
-                    tracing::warn!(
-                        "{} is there, from an earlier try as it seems, whose answer was lost: that is not checked, for it \
-                         may not be read",
-                        self.url(key)
-                    );
-                    Ok(())
-                }
-                _ => Err(taken),
-            },
-            None => Err(taken),
+        match self.write(key, write, true, self.policy).await.outcome {
+            Err(taken) if taken.kind() == Kind::AlreadyExists && self.carried.freezes(key) => {
+                // Nobody can read it to do so.
+                if self.is_the_same_unread(key, write).await? { Ok(()) } else { Err(taken) }
+            }
+            outcome => outcome.map(drop),
         }
     }
 
@@ -103,16 +86,11 @@ impl S3Store {
 
     /// A put with just this cover.
     async fn write_as_is(&self, key: &str, write: &Write, only_new: bool, policy: Policy) -> Written {
-        let (suspect, lost) = (AtomicBool::new(false), AtomicBool::new(false));
+        let suspect = AtomicBool::new(false);
         let put = |tracked| async {
             let body = stream(&write.body).await.map_err(Failure::Final)?;
             let request = self.putting(key, write, only_new).body(body).customize();
-            // A try that is given up is dropped while it is sent.
-            let earlier = lost.swap(true, Ordering::Relaxed);
-            let answer = request.interceptor(write.signing.clone()).interceptor(tracked).send().await;
-            let unclear = answer.as_ref().is_err_and(failure::may_have_arrived);
-            lost.store(earlier || unclear, Ordering::Relaxed);
-            match answer {
+            match request.interceptor(write.signing.clone()).interceptor(tracked).send().await {
                 Ok(output) => {
                     self.believe(key, write, &output)?;
                     Ok(Ok(output))
@@ -125,7 +103,7 @@ impl S3Store {
             }
         };
         let outcome = self.send(Action::Put, key, write.body.size(), policy, put).await;
-        Written { outcome, lost: lost.into_inner(), suspect: suspect.into_inner() }
+        Written { outcome, suspect: suspect.into_inner() }
     }
 
     /// The request for a put, without its body.
