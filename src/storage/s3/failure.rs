@@ -212,7 +212,9 @@ fn nobody(credentials: &CredentialsError, what: String) -> Failure {
         let error = Error::new(kind, what).detail(refusal.to_string()).hint(refusal.hint());
         return if refusal.is_definite() { Failure::Final(error) } else { Failure::Transient(error) };
     }
-    let causes = causes(credentials);
+    // Each source that has nothing says this, around what it says for itself.
+    let unused = "the credential provider was not enabled";
+    let causes = causes(credentials).replace(&format!("{unused}: "), "").replace(&format!(": {unused}"), "");
     let refused = TOKEN_REFUSALS.iter().any(|code| causes.contains(code));
     let shut_out = CONTAINER_REFUSALS.iter().any(|status| causes.contains(status));
     let error = |kind| Error::new(kind, what).detail(causes);
