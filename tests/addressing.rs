@@ -34,30 +34,31 @@ impl Proxy {
         let log = asked.clone();
         std::thread::spawn(move || {
             for mut stream in listener.incoming().flatten() {
-                let asked = answer(&mut stream);
-                log.lock().unwrap().push(asked);
+                answer(&mut stream, |asked| log.lock().unwrap().push(asked));
             }
         });
         Proxy { address, asked }
     }
 }
 
-fn answer(stream: &mut TcpStream) -> Asked {
+/// Writes down what is asked for before it answers: whoever has the answer may look.
+fn answer(stream: &mut TcpStream, note: impl FnOnce(Asked)) {
     let head = read_head(stream);
     let server = head.split(' ').nth(1).unwrap_or_default().to_owned();
     assert!(head.starts_with("CONNECT "), "{head}");
     if server.ends_with(":443") {
         // There is no certificate for Amazon's names here. Refused as proxies do it.
+        note(Asked { server, ..Asked::default() });
         stream.write_all(b"HTTP/1.1 403 Forbidden\r\n\r\n").unwrap();
-        return Asked { server, ..Asked::default() };
+        return;
     }
     stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
     let head = read_head(stream);
     let host = head.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or_default().to_owned();
     let body = "<Error><Code>AccessDenied</Code><Message>seen</Message></Error>";
     let answer = format!("HTTP/1.1 403 Forbidden\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+    note(Asked { server, line: head.lines().next().unwrap_or_default().to_owned(), host });
     stream.write_all(answer.as_bytes()).unwrap();
-    Asked { server, line: head.lines().next().unwrap_or_default().to_owned(), host }
 }
 
 fn read_head(stream: &mut TcpStream) -> String {
