@@ -10,7 +10,7 @@ mod doctor;
 mod help;
 mod looking;
 mod message;
-mod requests;
+mod opening;
 mod resident;
 mod restore_command;
 mod signals;

@@ -90,8 +90,7 @@ impl Settings {
     /// # Errors
     /// None that [`sources::load`] would not have reported.
     pub fn all<T: Value>(&self, setting: &Setting<T>) -> Result<Vec<T>> {
-        let given = self.given.get(setting.row.name);
-        given.into_iter().flat_map(|given| &given.texts).map(|text| T::read(text)).collect()
+        self.texts(&setting.row).map(T::read).collect()
     }
 
     /// Where the value comes from; `None` if there is none.

@@ -6,17 +6,13 @@
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 
 use self::examination::Finding;
-use self::memory::Memory;
 use crate::config::Location;
-use crate::config::role::AssumedRole;
-use crate::config::value::{Addressing, Checksum};
 use crate::error::{Error, Kind, Result};
 
 pub mod examination;
@@ -87,32 +83,6 @@ pub trait Store: Send + Sync + Debug {
     async fn delete(&self, keys: &[String]) -> Result<()>;
 }
 
-/// What the user chose for the store.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Where it lies.
-    pub location: Location,
-    /// The budget of the retries of one request.
-    pub retry_timeout: Duration,
-    /// S3: whether the budget bounds the try that is running, too, as somebody who waits for one small object wants it.
-    /// Otherwise a try may end for as long as it moves.
-    pub strict: bool,
-    /// S3: how the bucket's name gets into a request.
-    pub addressing: Addressing,
-    /// S3: whether requests go through Amazon's edge.
-    pub accelerate: bool,
-    /// S3: what the store is to verify on arrival.
-    pub checksum: Checksum,
-    /// S3: what else goes with requests.
-    pub wanted: s3::Wanted,
-    /// S3: the roles to assume, each from the one before it, the first one from what the environment has.
-    pub roles: Vec<AssumedRole>,
-    /// S3: what the sessions of roles are called that say nothing else.
-    pub session_name: String,
-    /// S3: what this machine knows of the store already.
-    pub memory: Memory,
-}
-
 /// The address of what lies at `location` as seen from this process, by which one process's notes are told from another's:
 /// the same prefix at another endpoint is another archive.
 pub fn address(location: &Location) -> String {
@@ -122,41 +92,14 @@ pub fn address(location: &Location) -> String {
     }
 }
 
-/// Opens the store. Nothing is read from or written to it yet.
+/// Opens the store; the options are those of S3, a directory has none. Nothing is read from or written to it yet.
 ///
 /// # Errors
 /// `Config` if the settings cannot work.
-pub async fn open(options: Options) -> Result<Arc<dyn Store>> {
-    match options.location {
+pub async fn open(location: Location, options: s3::Options) -> Result<Arc<dyn Store>> {
+    match location {
         Location::Directory(path) => Ok(Arc::new(local::LocalStore::new(path))),
-        Location::Bucket { name, prefix } => {
-            let Options {
-                retry_timeout,
-                strict,
-                addressing,
-                accelerate,
-                checksum,
-                wanted,
-                roles,
-                session_name,
-                memory,
-                ..
-            } = options;
-            let options = s3::Options {
-                bucket: name,
-                prefix,
-                addressing,
-                accelerate,
-                checksum,
-                wanted,
-                retry_timeout,
-                strict,
-                roles,
-                session_name,
-                memory,
-            };
-            Ok(Arc::new(s3::S3Store::open(options).await?))
-        }
+        Location::Bucket { name, prefix } => Ok(Arc::new(s3::S3Store::open(name, &prefix, options).await?)),
     }
 }
 

@@ -22,7 +22,7 @@ use walden::config::value::{Addressing, Checksum};
 use walden::error::Kind;
 use walden::layout::Key;
 use walden::storage::memory::Memory;
-use walden::storage::s3::Wanted;
+use walden::storage::s3::{Options, Wanted};
 use walden::storage::{self, Body, ListQuery, PAGE_SIZE, PutMode, Store};
 
 use support::random::Random;
@@ -48,8 +48,7 @@ async fn part(name: &str) -> Part {
         }
     };
     let cache = tempfile::tempdir().unwrap();
-    let options = storage::Options {
-        location,
+    let options = Options {
         retry_timeout: Duration::from_secs(20),
         strict: false,
         addressing: Addressing::Auto,
@@ -60,7 +59,7 @@ async fn part(name: &str) -> Part {
         session_name: String::new(),
         memory: Memory::at(Some(cache.path().join("memory"))),
     };
-    Part { store: storage::open(options).await.unwrap(), _directory: directory, _cache: cache }
+    Part { store: storage::open(location, options).await.unwrap(), _directory: directory, _cache: cache }
 }
 
 impl Part {

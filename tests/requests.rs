@@ -16,7 +16,7 @@ use walden::config::requests::{LockMode, StorageClass};
 use walden::config::value::{Addressing, Checksum, Value};
 use walden::error::{Error, Kind};
 use walden::storage::memory::Memory;
-use walden::storage::s3::Wanted;
+use walden::storage::s3::{Options, Wanted};
 use walden::storage::{self, ListQuery, PutMode, Store};
 
 use support::cluster::{Cluster, Postgres};
@@ -344,8 +344,7 @@ fn in_a_process_of_its_own(title: &str, prepare: impl FnOnce(&S3), story: impl F
 }
 
 async fn store(wanted: Wanted) -> std::sync::Arc<dyn Store> {
-    let options = storage::Options {
-        location: format!("s3://{BUCKET}/p").parse().unwrap(),
+    let options = Options {
         retry_timeout: Duration::from_secs(20),
         strict: false,
         addressing: Addressing::Auto,
@@ -356,7 +355,7 @@ async fn store(wanted: Wanted) -> std::sync::Arc<dyn Store> {
         session_name: String::new(),
         memory: Memory::at(Some(tempfile::tempdir().unwrap().path().join("memory"))),
     };
-    storage::open(options).await.unwrap()
+    storage::open(format!("s3://{BUCKET}/p").parse().unwrap(), options).await.unwrap()
 }
 
 fn wal(number: u32) -> String {

@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::verbs::wal_archive;
+use super::opening::wal_archive;
 use crate::config::Settings;
 use crate::config::options::{self, TABLE};
 use crate::config::row::{Role, VerbName};

@@ -7,22 +7,20 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use super::arguments::{BackupFetch, Invocation, Verb};
-use super::{backups, config, doctor, looking, message, requests, resident, restore_command, wal};
+use super::opening::{archive, level, wal_archive};
+use super::{backups, config, doctor, looking, message, resident, restore_command, wal};
 use crate::archive::Archive;
 use crate::backup::catalogue;
 use crate::backup::push as backup_push;
+use crate::config::Settings;
 use crate::config::options;
-use crate::config::role::{AssumedRole, usual_session_name};
-use crate::config::row::Setting;
 use crate::config::sources::Environment;
 use crate::config::target::{Goal, Selection};
-use crate::config::{Location, Settings};
 use crate::doctor as diagnosis;
 use crate::error::{Context, Error, Kind, Result};
 use crate::observe::{self, Observer};
 use crate::postgres::client::Client;
 use crate::postgres::control::SystemId;
-use crate::postgres::datadir;
 use crate::restore::{self, Request};
 use crate::storage::{self, memory::Memory};
 use crate::wal::segment::WalFile;
@@ -224,70 +222,6 @@ async fn backup_fetch(words: BackupFetch, settings: &Settings, environment: &Env
         message::print(&format!("{}Next: pg_ctl -D '{directory}' start\n{then}", backups::summary(&backup)));
     }
     Ok(())
-}
-
-/// For what PostgreSQL waits for: the retry timeout bounds even a try that moves.
-pub(super) async fn wal_archive(settings: &Settings) -> Result<Archive> {
-    open_archive(settings, &options::WAL_COMPRESSION, true).await
-}
-
-/// For backups, whose parts may take their time.
-async fn archive(settings: &Settings) -> Result<Archive> {
-    open_archive(settings, &options::BACKUP_COMPRESSION, false).await
-}
-
-async fn open_archive(settings: &Settings, level_setting: &Setting<u32>, strict: bool) -> Result<Archive> {
-    let location: Location = settings.get(&options::PREFIX)?;
-    let memory = Memory::at(settings.find(&options::CACHE_DIR)?);
-    let address = storage::address(&location);
-    let roles = roles(settings)?;
-    // A directory is asked anew each time: its file system may have been unmounted.
-    let remembers = matches!(location, Location::Bucket { .. });
-    let store = storage::open(storage::Options {
-        location,
-        retry_timeout: settings.get(&options::RETRY_TIMEOUT)?,
-        strict,
-        addressing: settings.get(&options::S3_ADDRESSING)?,
-        accelerate: settings.get(&options::S3_ACCELERATE)?,
-        checksum: settings.get(&options::S3_CHECKSUM)?,
-        wanted: requests::wanted(settings)?,
-        session_name: session_name(&roles, settings)?,
-        roles,
-        memory: memory.clone(),
-    })
-    .await?;
-    let archive = Archive::new(store, level(settings, level_setting)?);
-    Ok(if remembers { archive.remembering(memory, address) } else { archive })
-}
-
-/// What the sessions of these roles are called: after this machine, and the cluster that the command seems to be for. That
-/// is the one that was named, or that of the data directory, which is where PostgreSQL calls us.
-fn session_name(roles: &[AssumedRole], settings: &Settings) -> Result<String> {
-    if roles.is_empty() {
-        return Ok(String::new());
-    }
-    let named = settings.find(&options::SYSTEM_ID)?;
-    let directory = settings.find(&options::PGDATA)?.unwrap_or_else(|| PathBuf::from("."));
-    let system = named.or_else(|| datadir::read_control(&directory).ok().map(|(control, _)| control.system_id));
-    Ok(usual_session_name(&whoami::hostname().unwrap_or_default(), system))
-}
-
-/// The chain, with the external id wherever a role names none of its own.
-fn roles(settings: &Settings) -> Result<Vec<AssumedRole>> {
-    let external_id = settings.find(&options::EXTERNAL_ID)?;
-    let mut roles = settings.all(&options::ASSUME_ROLE)?;
-    for role in &mut roles {
-        role.external_id = role.external_id.take().or_else(|| external_id.clone());
-    }
-    match external_id.is_some() && roles.is_empty() {
-        true => Err(Error::new(Kind::Config, "an external id is set, but no role to assume")
-            .hint("Set WALDEN_ASSUME_ROLE to the role's ARN, or unset WALDEN_EXTERNAL_ID.")),
-        false => Ok(roles),
-    }
-}
-
-fn level(settings: &Settings, setting: &Setting<u32>) -> Result<i32> {
-    Ok(settings.get(setting)?.cast_signed())
 }
 
 async fn cluster(settings: &Settings, archive: &Archive) -> Result<SystemId> {

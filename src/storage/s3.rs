@@ -82,13 +82,13 @@ pub struct S3Store {
 
 impl S3Store {
     /// Reads the AWS configuration (environment, profile files, instance metadata) and prepares a client. Sends nothing
-    /// to S3 yet.
+    /// to S3 yet. All keys will begin with `prefix`, which has no slashes at its ends and may be empty.
     ///
     /// # Errors
     /// [`Kind::Config`] if the configuration is incomplete or contradicts itself.
-    pub async fn open(options: Options) -> Result<S3Store> {
-        let Connected { client, dialer, identity, endpoint } = connect::connect(&options).await?;
-        let Options { bucket, prefix, checksum, wanted, retry_timeout, strict, memory, .. } = options;
+    pub async fn open(bucket: String, prefix: &str, options: Options) -> Result<S3Store> {
+        let Connected { client, dialer, identity, endpoint } = connect::connect(&bucket, &options).await?;
+        let Options { checksum, wanted, retry_timeout, strict, memory, .. } = options;
         let carried = Carried::plan(wanted, checksum, &endpoint)?;
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
         let url = format!("s3://{bucket}/{prefix}");

@@ -31,10 +31,6 @@ use crate::storage::memory::Memory;
 /// What the user chose for an S3 store.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The bucket's name.
-    pub bucket: String,
-    /// What all keys begin with, without slashes at its ends; may be empty.
-    pub prefix: String,
     /// How the bucket's name gets into a request.
     pub addressing: Addressing,
     /// Whether requests go through Amazon's edge.
@@ -45,9 +41,10 @@ pub struct Options {
     pub wanted: Wanted,
     /// The budget of the retries of one request.
     pub retry_timeout: Duration,
-    /// Whether that bounds a running try, too.
+    /// Whether that bounds the try that is running, too, as somebody who waits for one small object wants it. Otherwise a
+    /// try may end for as long as it moves.
     pub strict: bool,
-    /// The roles to assume, each from the one before it.
+    /// The roles to assume, each from the one before it, the first one from what the environment has.
     pub roles: Vec<AssumedRole>,
     /// What the sessions of roles are called that say nothing else.
     pub session_name: String,
@@ -65,10 +62,10 @@ pub(super) struct Connected {
 }
 
 /// Reads the settings of AWS and puts the client together. Sends nothing to the store.
-pub(super) async fn connect(options: &Options) -> Result<Connected> {
+pub(super) async fn connect(bucket: &str, options: &Options) -> Result<Connected> {
     let dialer = Dialer::from_environment();
     let http = Http::new(dialer.clone());
-    let access_point = config::region_of_access_point(&options.bucket);
+    let access_point = config::region_of_access_point(bucket);
     let shared = shared(region(access_point, &http).await?, &http).await;
     let custom = endpoint().or_else(|| endpoint_of_profile(&shared));
     let path_style = match options.addressing {
@@ -77,10 +74,10 @@ pub(super) async fn connect(options: &Options) -> Result<Connected> {
         // An access point is a host of its own.
         Addressing::Auto if access_point.is_some() => false,
         // A dot in the bucket's name would not fit the wildcard of the server's certificate.
-        Addressing::Auto => custom.is_some() || options.bucket.contains('.'),
+        Addressing::Auto => custom.is_some() || bucket.contains('.'),
     };
     let asked = Params::builder()
-        .bucket(&options.bucket)
+        .bucket(bucket)
         .set_region(shared.region().map(ToString::to_string))
         .set_endpoint(custom)
         .force_path_style(path_style)

@@ -169,7 +169,7 @@ fn not_understood(attempt: &Attempt<'_>, causes: &str, response: &HttpResponse) 
 /// The request did not reach the service, or its answer did not reach us.
 fn undelivered(attempt: &Attempt<'_>, error: &(dyn StdError + 'static)) -> Failure {
     if let Some(credentials) = find::<CredentialsError>(error) {
-        return no_credentials(attempt, credentials);
+        return nobody(credentials, attempt.failed());
     }
     // What lies around the connection's error says no more than its kind.
     let dial = find::<DialError>(error);
@@ -194,11 +194,6 @@ fn undelivered(attempt: &Attempt<'_>, error: &(dyn StdError + 'static)) -> Failu
     })
 }
 
-/// Nobody says who we are. A token service that refuses is not asked again: it knows us, and says no.
-fn no_credentials(attempt: &Attempt<'_>, credentials: &CredentialsError) -> Failure {
-    nobody(credentials, attempt.failed())
-}
-
 /// Why there is nobody to ask as, for whoever wanted to know just that.
 pub(super) fn unidentified(credentials: &CredentialsError, doing: &str) -> Error {
     match nobody(credentials, format!("could not {doing}")) {
@@ -206,6 +201,7 @@ pub(super) fn unidentified(credentials: &CredentialsError, doing: &str) -> Error
     }
 }
 
+/// Nobody says who we are. A token service that refuses is not asked again: it knows us, and says no.
 fn nobody(credentials: &CredentialsError, what: String) -> Failure {
     if let Some(refusal) = find::<RoleError>(credentials) {
         let kind = if refusal.is_definite() { Kind::Denied } else { Kind::Unreachable };

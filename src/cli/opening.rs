@@ -1,0 +1,96 @@
+//! From the settings to an archive that can be used.
+
+use std::path::PathBuf;
+
+use crate::archive::Archive;
+use crate::config::options::{self, requests};
+use crate::config::role::{AssumedRole, usual_session_name};
+use crate::config::row::Setting;
+use crate::config::{Location, Settings};
+use crate::error::{Error, Kind, Result};
+use crate::postgres::datadir;
+use crate::storage;
+use crate::storage::memory::Memory;
+use crate::storage::s3::{self, Wanted};
+
+/// For what PostgreSQL waits for: the retry timeout bounds even a try that moves.
+pub(super) async fn wal_archive(settings: &Settings) -> Result<Archive> {
+    open_archive(settings, &options::WAL_COMPRESSION, true).await
+}
+
+/// For backups, whose parts may take their time.
+pub(super) async fn archive(settings: &Settings) -> Result<Archive> {
+    open_archive(settings, &options::BACKUP_COMPRESSION, false).await
+}
+
+async fn open_archive(settings: &Settings, level_setting: &Setting<u32>, strict: bool) -> Result<Archive> {
+    let location: Location = settings.get(&options::PREFIX)?;
+    let memory = Memory::at(settings.find(&options::CACHE_DIR)?);
+    let address = storage::address(&location);
+    let roles = roles(settings)?;
+    // A directory is asked anew each time: its file system may have been unmounted.
+    let remembers = matches!(location, Location::Bucket { .. });
+    let options = s3::Options {
+        retry_timeout: settings.get(&options::RETRY_TIMEOUT)?,
+        strict,
+        addressing: settings.get(&options::S3_ADDRESSING)?,
+        accelerate: settings.get(&options::S3_ACCELERATE)?,
+        checksum: settings.get(&options::S3_CHECKSUM)?,
+        wanted: wanted(settings)?,
+        session_name: session_name(&roles, settings)?,
+        roles,
+        memory: memory.clone(),
+    };
+    let store = storage::open(location, options).await?;
+    let archive = Archive::new(store, level(settings, level_setting)?);
+    Ok(if remembers { archive.remembering(memory, address) } else { archive })
+}
+
+/// What the sessions of these roles are called: after this machine, and the cluster that the command seems to be for. That
+/// is the one that was named, or that of the data directory, which is where PostgreSQL calls us.
+fn session_name(roles: &[AssumedRole], settings: &Settings) -> Result<String> {
+    if roles.is_empty() {
+        return Ok(String::new());
+    }
+    let named = settings.find(&options::SYSTEM_ID)?;
+    let directory = settings.find(&options::PGDATA)?.unwrap_or_else(|| PathBuf::from("."));
+    let system = named.or_else(|| datadir::read_control(&directory).ok().map(|(control, _)| control.system_id));
+    Ok(usual_session_name(&whoami::hostname().unwrap_or_default(), system))
+}
+
+/// The chain, with the external id wherever a role names none of its own.
+fn roles(settings: &Settings) -> Result<Vec<AssumedRole>> {
+    let external_id = settings.find(&options::EXTERNAL_ID)?;
+    let mut roles = settings.all(&options::ASSUME_ROLE)?;
+    for role in &mut roles {
+        role.external_id = role.external_id.take().or_else(|| external_id.clone());
+    }
+    match external_id.is_some() && roles.is_empty() {
+        true => Err(Error::new(Kind::Config, "an external id is set, but no role to assume")
+            .hint("Set WALDEN_ASSUME_ROLE to the role's ARN, or unset WALDEN_EXTERNAL_ID.")),
+        false => Ok(roles),
+    }
+}
+
+/// How hard zstd tries.
+pub(super) fn level(settings: &Settings, setting: &Setting<u32>) -> Result<i32> {
+    Ok(settings.get(setting)?.cast_signed())
+}
+
+/// What was chosen, not yet checked against itself.
+fn wanted(settings: &Settings) -> Result<Wanted> {
+    Ok(Wanted {
+        sse: settings.find(&requests::S3_SSE)?,
+        kms_key: settings.find(&requests::S3_SSE_KMS_KEY)?,
+        bucket_key: settings.find(&requests::S3_SSE_BUCKET_KEY)?,
+        customer_key_file: settings.find(&requests::S3_SSE_C_KEY_FILE)?.map(|file| file.0),
+        acl: settings.find(&requests::S3_ACL)?,
+        wal_class: settings.find(&requests::S3_WAL_STORAGE_CLASS)?,
+        backup_class: settings.find(&requests::S3_BACKUP_STORAGE_CLASS)?,
+        tags: settings.find(&requests::S3_TAGS)?,
+        lock: settings.find(&requests::S3_OBJECT_LOCK)?,
+        wal_lock: settings.find(&requests::S3_WAL_LOCK)?,
+        backup_lock: settings.find(&requests::S3_BACKUP_LOCK)?,
+        requester_pays: settings.get(&requests::S3_REQUESTER_PAYS)?,
+    })
+}
