@@ -1,8 +1,13 @@
 //! What an examination of a store finds: one line for each thing looked at.
 //!
-//! Values only. Each kind of store looks at what matters to it; printing them is `cli`'s.
+//! Each kind of store looks at what matters to it; here is what all have in common: the words, and the probe. Printing is
+//! `cli`'s.
 
-use crate::error::Error;
+use bytes::Bytes;
+
+use super::{Body, Store};
+use crate::error::{Error, Kind, Result};
+use crate::layout::{self, Key};
 
 /// One thing that was looked at.
 #[derive(Debug)]
@@ -39,5 +44,34 @@ impl Finding {
     /// Does not work.
     pub fn bad(check: &'static str, error: Error) -> Finding {
         Finding { check, outcome: Outcome::Bad(error) }
+    }
+
+    /// Whether something may be done. A refusal for lack of a right is a limit, and `without` says what it keeps from;
+    /// another failure is a fault.
+    pub fn right(check: &'static str, outcome: Result<()>, without: &str, hint: impl Into<String>) -> Finding {
+        match outcome {
+            Ok(()) => Finding::good(check, "allowed"),
+            Err(error) if error.kind() == Kind::Denied => {
+                Finding::limited(check, format!("not allowed: {without}"), hint)
+            }
+            Err(error) => Finding::bad(check, error),
+        }
+    }
+}
+
+/// What is stored as [`Key::Doctor`].
+pub(super) fn probe() -> Body {
+    Body::Memory(Bytes::from_static(layout::DOCTOR))
+}
+
+/// Reads the probe, which has been stored.
+///
+/// # Errors
+/// Those of a read, and [`Kind::Corrupt`] if it is not the same.
+pub(super) async fn read_probe(store: &dyn Store) -> Result<()> {
+    let key = Key::Doctor.to_string();
+    match store.get(&key, None).await?.read_all(layout::DOCTOR.len()).await? == layout::DOCTOR {
+        true => Ok(()),
+        false => Err(Error::new(Kind::Corrupt, format!("{} has other bytes than were stored", store.url(&key)))),
     }
 }

@@ -9,20 +9,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_s3::operation::put_object::PutObjectOutput;
-use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 
-use self::witness::{Watching, Witness};
+use self::witness::{Seen, Watching, Witness};
 use super::S3Store;
 use super::body::Write;
 use super::connect::is_amazon;
 use super::failure::Action;
 use super::identity::trace::Hop;
 use crate::error::{Error, Kind, Result};
-use crate::layout::{self, Key};
-use crate::storage::examination::{Finding, Outcome};
+use crate::layout::Key;
+use crate::storage::Store;
+use crate::storage::examination::{Finding, Outcome, probe, read_probe};
 use crate::storage::retry::Policy;
-use crate::storage::{Body, Store};
 
 /// How long one question may take: the whole examination is to end within seconds.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -46,18 +45,27 @@ pub(super) async fn examine(store: &S3Store) -> Vec<Finding> {
     }
     let (list, witness) = list(&store).await;
     let lists = list.is_ok();
-    let reached = reached(&store, &list, &witness);
-    let usable = reached.iter().all(|finding| !matches!(finding.outcome, Outcome::Bad(_)));
-    findings.extend(reached);
-    if !usable {
+    let Some(seen) = witness.seen() else {
+        let unheard = || Error::new(Kind::Bug, "the store was not heard");
+        findings.push(Finding::bad("store", list.err().unwrap_or_else(unheard)));
         return findings;
+    };
+    findings.push(reached(&store, &seen));
+    let clock = seen.date.map(|date| clock(date, seen.at));
+    let wrong_clock = clock.as_ref().is_some_and(|finding| matches!(finding.outcome, Outcome::Bad(_)));
+    findings.extend(clock);
+    match list {
+        // A missing bucket, a wrong region, a wrong signature: nothing else can go well.
+        Err(error) if !is_right(&error) => {
+            findings.push(Finding::bad("bucket", error));
+            return findings;
+        }
+        _ if wrong_clock => return findings,
+        list => {
+            let without = "WAL that is not there cannot be told from WAL that may not be read";
+            findings.push(right("list", list, "s3:ListBucket", without));
+        }
     }
-    findings.push(right(
-        "list",
-        list,
-        "s3:ListBucket",
-        "WAL that is not there cannot be told from WAL that may not be read",
-    ));
     let (writes, wrote) = writing(&store).await;
     findings.extend(writes);
     findings.extend(reading(&store, wrote, lists).await);
@@ -96,29 +104,14 @@ async fn list(store: &S3Store) -> (Result<()>, Arc<Witness>) {
     (outcome, witness)
 }
 
-fn reached(store: &S3Store, list: &Result<()>, witness: &Witness) -> Vec<Finding> {
-    let Some(seen) = witness.seen() else {
-        let error = match list {
-            Err(error) => clone(error),
-            Ok(()) => Error::new(Kind::Bug, "the store was not heard"),
-        };
-        return vec![Finding::bad("store", error)];
-    };
+fn reached(store: &S3Store, seen: &Seen) -> Finding {
     let region = match (&seen.region, store.client.config().region()) {
         (Some(theirs), _) => format!(", region {theirs}"),
         (None, Some(ours)) if is_amazon(&store.endpoint) => format!(", region {ours}"),
         _ => String::new(),
     };
     let milliseconds = seen.took.as_millis();
-    let mut findings = vec![Finding::good("store", format!("{} answers in {milliseconds} ms{region}", store.endpoint))];
-    findings.extend(seen.date.map(|date| clock(date, seen.at)));
-    // A missing bucket, a wrong region, a wrong signature: nothing else can go well.
-    if let Err(error) = list
-        && !(error.kind() == Kind::Denied && is_right(error))
-    {
-        findings.push(Finding::bad("bucket", clone(error)));
-    }
-    findings
+    Finding::good("store", format!("{} answers in {milliseconds} ms{region}", store.endpoint))
 }
 
 fn clock(theirs: Timestamp, ours: Timestamp) -> Finding {
@@ -138,24 +131,17 @@ fn clock(theirs: Timestamp, ours: Timestamp) -> Finding {
     }
 }
 
-/// Whether an action was allowed. A refusal for lack of a right is a limit; another failure is a fault.
+/// Whether an action was allowed.
 fn right(check: &'static str, outcome: Result<()>, action: &str, without: &str) -> Finding {
-    match outcome {
-        Ok(()) => Finding::good(check, "allowed"),
-        Err(error) if error.kind() == Kind::Denied => Finding::limited(
-            check,
-            format!("not allowed: {without}"),
-            format!("Allow {action} below the prefix, if this identity is to do that."),
-        ),
-        Err(error) => Finding::bad(check, error),
-    }
+    let hint = format!("Allow {action} below the prefix, if this identity is to do that.");
+    Finding::right(check, outcome, without, hint)
 }
 
 /// A refusal of the action itself, and not of who asks.
 fn is_right(error: &Error) -> bool {
-    error
-        .cause()
-        .is_some_and(|cause| ["AccessDenied", "Forbidden", "AllAccessDisabled"].iter().any(|code| cause.contains(code)))
+    let codes = ["AccessDenied", "Forbidden", "AllAccessDisabled"];
+    let says = |cause: &str| codes.iter().any(|code| cause.contains(code));
+    error.kind() == Kind::Denied && error.cause().is_some_and(says)
 }
 
 /// Puts the probe, and again: what the store does with it. Returns whether the probe is there.
@@ -189,7 +175,7 @@ async fn writing(store: &S3Store) -> (Vec<Finding>, bool) {
 }
 
 async fn put(store: &S3Store) -> Result<PutObjectOutput> {
-    let write = Write::prepare(store, &Body::Memory(Bytes::from_static(layout::DOCTOR))).await?;
+    let write = Write::prepare(store, &probe()).await?;
     store.write(&Key::Doctor.to_string(), &write, true, store.policy).await.outcome
 }
 
@@ -217,18 +203,7 @@ fn habits(store: &S3Store, output: &PutObjectOutput) -> Vec<Finding> {
 async fn reading(store: &S3Store, wrote: bool, lists: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     if wrote {
-        let read = async {
-            let mut download = store.get(&Key::Doctor.to_string(), None).await?;
-            let mut content = Vec::new();
-            while let Some(chunk) = download.next().await? {
-                content.extend_from_slice(&chunk);
-            }
-            match content == layout::DOCTOR {
-                true => Ok(()),
-                false => Err(Error::new(Kind::Corrupt, "the store returns other bytes than were stored")),
-            }
-        };
-        let read = read.await;
+        let read = read_probe(store).await;
         let reads = read.is_ok();
         findings.push(right("get", read, "s3:GetObject", "this identity cannot restore"));
         if reads {
@@ -275,13 +250,6 @@ async fn deleting(store: &S3Store) -> Finding {
     let outcome = store.delete(&[Key::Doctor.to_string()]).await;
     let without = "this identity cannot remove what is no longer needed, nor the probe that was just stored";
     right("delete", outcome, "s3:DeleteObject", without)
-}
-
-/// Errors are printed twice at most: as a finding, and as what ended the command.
-fn clone(error: &Error) -> Error {
-    let copy = Error::new(error.kind(), error.what());
-    let copy = error.cause().into_iter().fold(copy, |copy, cause| copy.detail(cause));
-    error.advice().into_iter().fold(copy, |copy, advice| copy.hint(advice))
 }
 
 #[cfg(test)]
