@@ -7,26 +7,13 @@ mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 use rustix::process::{Pid, Signal, kill_process};
 use support::forge::{self, Segment};
 use support::place::{Place, files_below};
 use support::s3::{Fault, On, Op};
-use support::scene::{Scene, small};
-
-/// The longest wait for what a process in the background is to do.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-#[track_caller]
-fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !condition() {
-        assert!(began.elapsed() < PATIENCE, "{what}: not after {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
+use support::scene::{PATIENCE, Scene, small, wait_until};
 
 /// Segments in `pg_wal` that PostgreSQL has marked as ready; their names.
 fn waiting(scene: &Scene, numbers: impl IntoIterator<Item = u64>) -> Vec<String> {

@@ -6,12 +6,12 @@ mod support;
 
 use std::fs;
 use std::process::Child;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use support::place::files_below;
 use support::s3::{Fault, On, Op};
-use support::scene::{Scene, small};
+use support::scene::{Scene, small, wait_until};
 use support::walden::Ran;
 
 /// A daemon that listens; it ends with this value.
@@ -20,11 +20,7 @@ struct Daemon(Child);
 impl Daemon {
     fn of(scene: &Scene) -> Daemon {
         let daemon = Daemon(scene.walden(&["daemon", scene.data.path().to_str().unwrap()]).spawn());
-        let began = Instant::now();
-        while !scene.wal(".walden/daemon").exists() {
-            assert!(began.elapsed() < Duration::from_secs(60), "no daemon listens");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        wait_until("the daemon listens", || scene.wal(".walden/daemon").exists());
         daemon
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use support::forge::Segment;
 use support::s3::{Fault, On, Op};
-use support::scene::{Scene, small};
+use support::scene::{Scene, small, wait_until};
 use support::walden::{Ran, Walden};
 
 const WRITER: &str = "arn:aws:iam::111111111111:role/wal-writer";
@@ -206,7 +206,7 @@ fn a_renewal_that_fails_does_not_end_what_the_old_session_can_still_do() {
     let backfill =
         scene.walden(&["wal-backfill", "."]).env("WALDEN_ASSUME_ROLE", WRITER).env("WALDEN_RETRY_TIMEOUT", "30s");
     let running = std::thread::spawn(|| backfill.run());
-    wait_until(|| scene.s3().assumed().len() == 1);
+    wait_until("a session is asked for", || scene.s3().assumed().len() == 1);
     scene.s3().fail_next(On::op(Op::Assume), Fault::Status(503, "ServiceUnavailable"));
     scene.s3().fail_next(On::op(Op::Assume), Fault::Reset);
     let ran = running.join().unwrap().code(0);
@@ -232,7 +232,7 @@ fn a_token_that_was_rotated_is_read_again() {
     let backfill = scene.walden(&["wal-backfill", "."]).without(&["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]);
     let running = backfill.envs(identity).spawn();
     let mut asked = Vec::new();
-    wait_until(|| {
+    wait_until("a session is asked for", || {
         asked.extend(scene.s3().assumed());
         !asked.is_empty()
     });
@@ -251,14 +251,6 @@ fn backfilled(count: u64) -> Scene {
         fs::write(scene.wal(&format!("archive_status/{name}.done")), "").unwrap();
     }
     scene
-}
-
-fn wait_until(mut done: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !done() {
-        assert!(began.elapsed() < Duration::from_secs(60));
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]
@@ -306,4 +298,17 @@ fn the_doctor_tells_limits_from_failures() {
     scene.s3().fail_always(On::op(Op::Assume), Fault::Status(403, "AccessDenied"));
     let refused = scene.walden(&["doctor", "--assume-role", WRITER]).run();
     refused.code(4).stdout_has("failed   identity").stderr_has("checks failed");
+}
+
+#[test]
+fn the_doctor_examines_a_directory_too_and_leaves_nothing_there() {
+    let scene = Scene::new(support::place::Place::directory());
+    let doctor = || scene.walden(&["doctor"]).run();
+    doctor().code(0).stdout_has("ok       put         allowed").stdout_has("ok       free space");
+    assert_eq!(scene.place.keys(), Vec::<String>::new());
+    // A file where the archive should be: it can be neither listed nor written.
+    let nowhere = format!("file://{}", scene.wal("archive_status").with_file_name("x").display());
+    fs::write(scene.wal("x"), "").unwrap();
+    let failed = scene.walden(&["doctor", "--prefix", &nowhere]).run();
+    failed.code(10).stdout_has("failed   put").stderr_has("checks failed");
 }

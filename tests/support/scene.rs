@@ -10,6 +10,19 @@ use super::place::Place;
 use super::s3::S3;
 use super::walden::{Ran, Walden};
 
+/// The longest wait for what a process in the background is to do.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits for what a process in the background is to do.
+#[track_caller]
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < PATIENCE, "{what}: not after {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 pub struct Scene {
     pub place: Place,
     pub data: tempfile::TempDir,
@@ -91,11 +104,7 @@ impl Scene {
 
     /// Waits for what works on in the background, such as fetching ahead.
     pub fn wait_until_nothing_runs(&self) {
-        let began = Instant::now();
-        while !self.left_running().is_empty() {
-            assert!(began.elapsed() < Duration::from_secs(60), "a process is left over");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        wait_until("no process is left over", || self.left_running().is_empty());
     }
 
     /// The processes that a walden of this scene has left running: they bear its home directory.
