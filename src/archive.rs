@@ -58,6 +58,11 @@ impl Encoded {
     pub fn size(&self) -> u64 {
         self.body.size()
     }
+
+    /// The BLAKE3 of the plain file, in lower-case hexadecimal.
+    pub fn plain_blake3(&self) -> String {
+        self.header.plain_blake3.to_string()
+    }
 }
 
 impl Archive {

@@ -2,8 +2,10 @@
 
 pub mod catalogue;
 mod copy;
+mod listing;
 pub mod manifest;
 mod pack;
 mod plan;
 pub mod push;
+mod read;
 mod volume;

@@ -1,7 +1,12 @@
-//! Bounded parallelism: so many jobs at once, and the first error stops the intake.
+//! Bounded parallelism: so many jobs at once, and the first error stops the intake. And a bound on how fast they go.
 
 use std::future::Future;
+use std::num::NonZeroU32;
 
+use governor::clock::{Clock, MonotonicClock};
+use governor::middleware::NoOpMiddleware;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
 use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinSet;
 
@@ -38,6 +43,39 @@ fn unwrap<R>(ended: Result<Result<R>, tokio::task::JoinError>) -> Result<R> {
     match ended {
         Ok(result) => result,
         Err(lost) => Err(Error::new(Kind::Bug, "a job ended without a result").detail(lost.to_string())),
+    }
+}
+
+/// So many bytes a second, for all threads together.
+#[derive(Debug)]
+pub struct Pace {
+    limiter: RateLimiter<NotKeyed, InMemoryState, MonotonicClock, NoOpMiddleware<std::time::Instant>>,
+    clock: MonotonicClock,
+}
+
+/// What a pace is counted in: a limiter counts to 2^32.
+const UNIT: u64 = 1024;
+
+/// The largest amount that may be waited for at once.
+pub const PACED_AT_ONCE: usize = 4 << 20;
+
+impl Pace {
+    /// At most so many bytes a second, at least one KiB; up to [`PACED_AT_ONCE`] without delay after a pause.
+    pub fn new(bytes_per_second: u64) -> Pace {
+        let units =
+            |bytes: u64| NonZeroU32::new(u32::try_from(bytes / UNIT).unwrap_or(u32::MAX)).unwrap_or(NonZeroU32::MIN);
+        let quota = Quota::per_second(units(bytes_per_second)).allow_burst(units(PACED_AT_ONCE as u64));
+        Pace { limiter: RateLimiter::direct_with_clock(quota, MonotonicClock), clock: MonotonicClock }
+    }
+
+    /// Blocks the thread until so many bytes, at most [`PACED_AT_ONCE`], may pass.
+    pub fn wait(&self, bytes: usize) {
+        let units = (bytes.min(PACED_AT_ONCE) as u64).div_ceil(UNIT) as u32;
+        let Some(units) = NonZeroU32::new(units) else { return };
+        // The amount never exceeds what the quota lets pass at once, which would be the outer error.
+        while let Ok(Err(early)) = self.limiter.check_n(units) {
+            std::thread::sleep(early.wait_time_from(self.clock.now()));
+        }
     }
 }
 

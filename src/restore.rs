@@ -25,7 +25,7 @@ use crate::postgres::lsn::Lsn;
 use crate::wal::timeline::Timeline;
 use crate::wal::verify;
 
-use self::plan::Destination;
+use self::plan::{Destination, Plan};
 use self::target::Prepared;
 
 /// What is wanted.
@@ -65,15 +65,13 @@ pub async fn restore(archive: &Archive, request: &Request, observer: &Arc<dyn Ob
     let (timeline, end) = check_wal(archive, &backup, request, observer).await?;
     let files = catalogue::files(archive, &backup).await?;
     let destination = Destination::new(&request.directory, &backup.tablespaces, &request.tablespaces)?;
-    let plan =
-        plan::plan(&files, &destination).during(|| format!("could not plan the restore of backup {}", backup.id))?;
-
     let prepared = target::prepare(&destination)?;
+    let plan = Arc::new(Plan::new(files, destination));
     observer.notice(Event::Phase { name: format!("restoring {} files", backup.files), bytes: Some(backup.plain_size) });
     let what = || format!("could not restore backup {} to \"{}\"", backup.id, request.directory.display());
-    prepared.make_directories(&destination, &plan, backup.directory_mode).during(what)?;
-    copy::copy(archive, &backup, plan, request.workers, observer).await.during(what)?;
-    finish(&backup, files, &destination, request, prepared, observer).during(what)?;
+    prepared.make_directories(&plan, backup.directory_mode).during(what)?;
+    copy::copy(archive, &backup, &plan, request.workers, observer).await.during(what)?;
+    finish(&backup, &plan, request, prepared, observer).during(what)?;
     observer.notice(Event::Done(format!(
         "backup {} is restored; the recovery follows timeline {}, whose WAL is there up to {end}",
         backup.id, timeline.0
@@ -101,14 +99,14 @@ async fn check_wal(
 /// What comes after the files: the manifest, the settings of the recovery, the sync, and the commit.
 fn finish(
     backup: &Backup,
-    mut files: crate::backup::manifest::Files,
-    destination: &Destination,
+    plan: &Plan,
     request: &Request,
     prepared: Prepared,
     observer: &Arc<dyn Observer>,
 ) -> Result<()> {
-    recovery::map_tablespaces(destination, &mut files)?;
-    durable::write(&destination.root().join("backup_manifest"), manifest::build(backup, &files).as_bytes())?;
+    let destination = plan.destination();
+    let changed = recovery::map_tablespaces(destination, plan.files())?;
+    manifest::write(destination.root(), backup, plan.files(), changed.as_ref())?;
     recovery::configure(destination.root(), request)?;
     observer.notice(Event::Phase { name: "syncing".into(), bytes: None });
     for directory in destination.directories() {

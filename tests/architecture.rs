@@ -70,8 +70,13 @@ const UNITS: &[(&str, Layer)] = &[
 ];
 
 /// Modules with a name of their own that are parts of a unit.
-const PARTS: &[(&str, &str)] =
-    &[("backup::copy", "backup::push"), ("backup::pack", "backup::push"), ("backup::volume", "backup::push")];
+const PARTS: &[(&str, &str)] = &[
+    ("backup::copy", "backup::push"),
+    ("backup::listing", "backup::push"),
+    ("backup::pack", "backup::push"),
+    ("backup::read", "backup::push"),
+    ("backup::volume", "backup::push"),
+];
 
 /// The arrows that do not point down, each with its reason. Vocabulary may use vocabulary.
 const SIDEWAYS: &[(&str, &str, &str)] = &[

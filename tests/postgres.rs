@@ -21,7 +21,6 @@ use walden::error::{Error, Kind, Recovery};
 use walden::postgres::client::{ArchiveMode, Archiving, Client, Environment};
 use walden::postgres::control::{CONTROL_FILE, ControlFile, SystemId};
 use walden::postgres::datadir::{self, Walk};
-use walden::postgres::entry::{Entry, EntryKind};
 use walden::postgres::label::BackupLabel;
 use walden::postgres::lsn::Lsn;
 use walden::wal::segment::SegmentSize;
@@ -533,8 +532,7 @@ fn the_walk_finds_what_pg_basebackup_sends() {
     let mut session = populate(&cluster);
 
     let walk = datadir::walk(data, &datadir::read_control(data).unwrap().0).unwrap();
-    let mut ours: BTreeMap<String, Sent> =
-        walk.entries.iter().map(|entry| (entry.path.clone(), sent_of(entry))).collect();
+    let mut ours = sent(&walk);
     let mut theirs = base_backup(&cluster);
     if cluster.major() >= 15 {
         // PostgreSQL 15 leaves these out of its own backups: they are made for its tests.
@@ -557,20 +555,28 @@ fn the_walk_finds_what_pg_basebackup_sends() {
     for path in ["pg_wal", "pg_wal/archive_status", "pg_replslot", CONTROL_FILE] {
         assert!(ours.contains_key(path), "{path}");
     }
-    assert!(walk.entries.iter().any(|entry| entry.path.ends_with("_init")), "no unlogged table was there");
+    assert!(walk.files.iter().any(|(path, _)| path.ends_with("_init")), "no unlogged table was there");
     session.kill().unwrap();
     session.wait().unwrap();
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Sent {
-    kind: EntryKind,
+    is_directory: bool,
     size: u64,
     mode: u32,
 }
 
-fn sent_of(entry: &Entry) -> Sent {
-    Sent { kind: entry.kind, size: entry.size, mode: entry.mode }
+/// What a backup of these would send.
+fn sent(walk: &Walk) -> BTreeMap<String, Sent> {
+    let files = walk.files.iter().map(|(path, size)| {
+        let mode = fs::metadata(walk.root.join(&path)).unwrap().permissions().mode() & 0o7777;
+        (path, Sent { is_directory: false, size, mode })
+    });
+    let directories = walk.directories.iter();
+    files
+        .chain(directories.map(|dir| (dir.path.clone(), Sent { is_directory: true, size: 0, mode: dir.mode })))
+        .collect()
 }
 
 /// Puts in everything that makes a walk hard. The session keeps a temporary table.
@@ -654,12 +660,12 @@ fn read_tar(file: &Path, prefix: &str, entries: &mut BTreeMap<String, Sent>) {
         let entry = entry.unwrap();
         let path = entry.path().unwrap().to_str().unwrap().trim_end_matches('/').trim_start_matches("./").to_owned();
         let header = entry.header();
-        let kind = match header.entry_type() {
-            tar::EntryType::Directory => EntryKind::Directory,
-            tar::EntryType::Regular => EntryKind::File,
+        let is_directory = match header.entry_type() {
+            tar::EntryType::Directory => true,
+            tar::EntryType::Regular => false,
             other => panic!("{path} is {other:?}"),
         };
-        let sent = Sent { kind, size: header.size().unwrap(), mode: header.mode().unwrap() & 0o7777 };
+        let sent = Sent { is_directory, size: header.size().unwrap(), mode: header.mode().unwrap() & 0o7777 };
         entries.insert(format!("{prefix}{path}"), sent);
     }
 }
@@ -695,32 +701,33 @@ fn forge(files: &[&str]) -> TempDir {
     directory
 }
 
-fn paths(walk: &Walk) -> Vec<&str> {
-    walk.entries.iter().map(|entry| entry.path.as_str()).collect()
+/// Directories, then files.
+fn paths(walk: &Walk) -> Vec<String> {
+    let directories = walk.directories.iter().map(|directory| directory.path.clone());
+    directories.chain(walk.files.iter().map(|(path, _)| path)).collect()
 }
 
 #[test]
-fn entries_come_in_order_with_directories_before_their_content() {
+fn directories_come_before_their_content_and_files_in_the_order_of_their_names() {
     let directory = forge(&["base.old/1", "base/5/1259", "base/5/1259_fsm", "PG_VERSION", CONTROL_FILE]);
     let walk = datadir::walk(directory.path(), &control(15)).unwrap();
     assert_eq!(
         paths(&walk),
         [
-            "PG_VERSION",
             "base",
-            "base.old",
-            "base.old/1",
             "base/5",
+            "base.old",
+            "global",
+            "PG_VERSION",
             "base/5/1259",
             "base/5/1259_fsm",
-            "global",
+            "base.old/1",
             CONTROL_FILE
         ]
     );
-    let file = walk.entries.iter().find(|entry| entry.path == "base/5/1259").unwrap();
-    assert_eq!((file.kind, file.size), (EntryKind::File, 11));
-    assert_eq!(fs::read_to_string(&file.source).unwrap(), "base/5/1259");
-    assert!(file.modified.duration_since(jiff::Timestamp::now()).abs().as_secs() < 60);
+    let number = (0..walk.files.len()).find(|&number| walk.files.path(number) == "base/5/1259").unwrap();
+    assert_eq!(walk.files.size(number), 11);
+    assert_eq!(fs::read_to_string(walk.root.join(walk.files.path(number))).unwrap(), "base/5/1259");
 }
 
 #[test]
@@ -746,8 +753,9 @@ fn a_link_to_an_emptied_directory_becomes_a_directory() {
     fs::set_permissions(&data, Permissions::from_mode(0o750)).unwrap();
     symlink("../elsewhere", data.join("pg_stat_tmp")).unwrap();
     let walk = datadir::walk(&data, &control(15)).unwrap();
-    let [entry] = walk.entries.as_slice() else { panic!("{walk:?}") };
-    assert_eq!((entry.path.as_str(), entry.kind, entry.mode), ("pg_stat_tmp", EntryKind::Directory, 0o750));
+    let [directory] = walk.directories.as_slice() else { panic!("{walk:?}") };
+    assert_eq!((directory.path.as_str(), directory.mode), ("pg_stat_tmp", 0o750));
+    assert!(walk.files.is_empty());
 }
 
 #[test]
@@ -832,7 +840,7 @@ fn files_that_come_and_go_do_not_disturb_a_walk() {
     });
     for _ in 0..200 {
         let walk = datadir::walk(directory.path(), &control(15)).unwrap();
-        assert!(paths(&walk).contains(&"base/5/1"));
+        assert!(paths(&walk).contains(&"base/5/1".to_owned()));
     }
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     churn.join().unwrap();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::manifest::{Backup, Files};
+use super::manifest::{Backup, Files, FilesReader};
 use crate::archive::Archive;
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::{self, BackupId, Key};
@@ -124,10 +124,10 @@ pub async fn latest(archive: &Archive, system: SystemId) -> Result<Backup> {
 /// [`Kind::Corrupt`] if it is damaged or not the one that the short manifest knows.
 pub async fn files(archive: &Archive, backup: &Backup) -> Result<Files> {
     let key = Key::Files(backup.system_id, backup.id);
-    let (header, content) = archive.get_file(&key, Vec::new()).await?;
+    let (header, reader) = archive.get_file(&key, FilesReader::new(backup.id)).await?;
     if header.plain_blake3.to_string() != backup.files_blake3 {
         return Err(Error::new(Kind::Corrupt, format!("{} is not the list of files of its backup", archive.url(&key)))
             .detail(format!("its digest is {}, not {}", header.plain_blake3, backup.files_blake3)));
     }
-    Files::read(backup.id, content.as_slice())
+    reader.finish()
 }

@@ -1,31 +1,30 @@
 //! The copying of a backup: from the walk through the data directory to the last stored part, around the end of the backup
 //! mode.
 
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-use super::manifest::{Directory, File, Files, Part};
-use super::pack::{Packed, Packer, add_content};
-use super::plan::{Plan, plan};
+use super::listing::{Listed, Listing};
+use super::manifest::{File, Line};
+use super::pack::{Packer, add_content};
+use super::plan::{Plan, Shape, plan};
 use super::push::Options;
-use super::volume::FinishedPart;
+use super::read::describe;
+use super::volume::{FinishedPart, VolumeWriter};
 use crate::archive::Archive;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::layout::{BackupId, Key};
 use crate::observe::{Event, Observer};
-use crate::pipeline;
+use crate::pipeline::{self, Pace};
 use crate::postgres::client::{BackupStop, Client};
 use crate::postgres::control::{CONTROL_FILE, ControlFile};
 use crate::postgres::datadir::{self, Walk};
-use crate::postgres::entry::{Entry, EntryKind, Tablespace};
-
-/// Bytes of finished parts that are being stored at the same time.
-const UPLOAD_BYTES: usize = 64 << 20;
+use crate::postgres::entry::{Directory, Tablespace};
 
 /// One backup's copying.
 pub(super) struct Copying<'a> {
@@ -39,56 +38,61 @@ pub(super) struct Copying<'a> {
 
 /// All that was copied.
 pub(super) struct Copied {
-    pub(super) content: Files,
+    pub(super) listed: Listed,
     pub(super) tablespaces: Vec<Tablespace>,
 }
 
 impl Copying<'_> {
     /// Copies the data directory, ends the backup mode and adds what the server says at its end.
     pub(super) async fn copy(&self, data_directory: &Path) -> Result<(Copied, BackupStop)> {
-        let Walk { entries, tablespaces, skipped } = datadir::walk(data_directory, &self.control)?;
+        let Walk { root, directories, files, tablespaces, skipped } = datadir::walk(data_directory, &self.control)?;
         for skipped in skipped {
             self.observer.notice(Event::Warning(format!("\"{}\" is not backed up: {}", skipped.path, skipped.why)));
         }
-        let plan = Arc::new(plan(entries));
-        let name = format!("copying {} files", plan.files);
+        let plan = plan(files);
+        let name = format!("copying {} files", plan.files.len());
         self.observer.notice(Event::Phase { name, bytes: Some(plan.bytes) });
 
-        let (sender, receiver) = mpsc::channel(1);
-        let storing = Storing { open: sender.clone(), task: tokio::spawn(self.store_parts(receiver)) };
-        let packed = match self.pack(plan.clone(), sender).await {
-            Ok(packed) => packed,
+        let Options { memory_limit, workers, part_size, level, max_rate, .. } = *self.options;
+        let shape = Shape::within(memory_limit, workers, part_size, level);
+        let listing = Arc::new(Listing::begin(self.id)?);
+        let (parts, receiver) = mpsc::channel(1);
+        let storing = Storing {
+            open: parts.clone(),
+            task: tokio::spawn(self.store_parts(receiver, shape.uploads, listing.clone())),
+        };
+        let packer = Packer {
+            root,
+            level,
+            shape,
+            pace: max_rate.map(|rate| Arc::new(Pace::new(rate))),
+            parts,
+            listing: listing.clone(),
+            stop: Arc::new(AtomicBool::new(false)),
+            observer: self.observer.clone(),
+        };
+        let volumes = match self.pack(packer, plan, directories).await {
+            Ok(volumes) => volumes,
             Err(error) => return Err(storing.first_cause(error).await),
         };
         // Read last of all files, as PostgreSQL's documentation asks of backups taken from a standby ("Backing Up The Data
         // Directory"), and before the end of the backup mode.
-        let control = (plan.control.clone(), datadir::read_control(data_directory)?.1);
+        let mut last = vec![control_file(data_directory)?];
         let stop = self.client.backup_stop().await?;
-        let last = self.last_files(control, &stop);
-        let files = match blocking(move || finish(packed, last)).await {
-            Ok(files) => files,
-            Err(error) => return Err(storing.first_cause(error).await),
-        };
-        let parts = storing.finish().await?;
-        let directories = plan.directories.iter();
-        let directories = directories.map(|entry| Directory { path: entry.path.clone(), mode: entry.mode });
-        let mut content = Files { parts, directories: directories.collect(), files };
-        content.sort();
-        Ok((Copied { content, tablespaces }, stop))
+        last.extend(made_by_the_server(data_directory, &stop)?);
+        let ended = listing.clone();
+        if let Err(error) = blocking(move || finish(volumes, last, &ended)).await {
+            return Err(storing.first_cause(error).await);
+        }
+        storing.finish().await?;
+        Ok((Copied { listed: finish_list(listing)?, tablespaces }, stop))
     }
 
     /// Packs on other threads, as long as the session lives: without it the backup is void.
-    async fn pack(&self, plan: Arc<Plan>, parts: mpsc::Sender<FinishedPart>) -> Result<Packed> {
-        let packer = Packer {
-            level: self.options.level,
-            part_size: self.options.part_size,
-            parts,
-            stop: Arc::new(AtomicBool::new(false)),
-            observer: self.observer.clone(),
-        };
-        let (stop, workers) = (packer.stop.clone(), self.options.workers);
+    async fn pack(&self, packer: Packer, plan: Plan, directories: Vec<Directory>) -> Result<Vec<VolumeWriter>> {
+        let stop = packer.stop.clone();
         tokio::select! {
-            packed = blocking(move || packer.pack(&plan, workers)) => packed,
+            packed = blocking(move || packer.pack(&plan, &directories)) => packed,
             ended = self.client.closed() => {
                 stop.store(true, Ordering::Relaxed);
                 Err(ended)
@@ -96,63 +100,73 @@ impl Copying<'_> {
         }
     }
 
-    /// Stores parts as they come.
+    /// Stores parts as they come, so many at once, and lists those that are stored.
     fn store_parts(
         &self,
         parts: mpsc::Receiver<FinishedPart>,
-    ) -> impl Future<Output = Result<Vec<Part>>> + Send + 'static {
-        let at_once = (UPLOAD_BYTES / self.options.part_size).clamp(2, 16);
+        at_once: usize,
+        listing: Arc<Listing>,
+    ) -> impl Future<Output = Result<()>> + Send + 'static {
         let (archive, system, id) = (self.archive.clone(), self.control.system_id, self.id);
-        pipeline::run(parts, at_once, move |FinishedPart { part, content }| {
-            let (archive, key) = (archive.clone(), Key::Part(system, id, part.name()));
-            async move { archive.put_plain(&key, Bytes::from(content)).await.map(|()| part) }
-        })
-    }
-
-    /// The files that come last, with their content.
-    fn last_files(&self, (control, bytes): (Option<Entry>, Vec<u8>), stop: &BackupStop) -> Vec<(Entry, Vec<u8>)> {
-        let made_here = |path: &str, content: &str| {
-            let entry = Entry {
-                path: path.to_owned(),
-                source: PathBuf::new(),
-                kind: EntryKind::File,
-                size: content.len() as u64,
-                mode: 0o600,
-                modified: Timestamp::now(),
-            };
-            (entry, content.as_bytes().to_vec())
-        };
-        let mut last = vec![(control.unwrap_or_else(|| made_here(CONTROL_FILE, "").0), bytes)];
-        last.push(made_here("backup_label", &stop.label_file));
-        if !stop.tablespace_map.is_empty() {
-            last.push(made_here("tablespace_map", &stop.tablespace_map));
-        }
-        last
+        let stored = pipeline::run(parts, at_once, move |FinishedPart { part, content }| {
+            let (archive, key, listing) = (archive.clone(), Key::Part(system, id, part.name()), listing.clone());
+            async move {
+                archive.put_plain(&key, Bytes::from(content)).await?;
+                listing.add(&Line::Part(part))
+            }
+        });
+        async { stored.await.map(drop) }
     }
 }
 
+/// `global/pg_control` and its content.
+fn control_file(data_directory: &Path) -> Result<(File, Vec<u8>)> {
+    let path = data_directory.join(CONTROL_FILE);
+    let metadata = fs::metadata(&path).during(|| format!("could not read \"{}\"", path.display()))?;
+    let content = datadir::read_control(data_directory)?.1;
+    Ok((describe(CONTROL_FILE.to_owned(), &metadata, content.len() as u64), content))
+}
+
+/// The files that the server hands over at the end, with the rights that its own files have.
+fn made_by_the_server(data_directory: &Path, stop: &BackupStop) -> Result<Vec<(File, Vec<u8>)>> {
+    let metadata = fs::metadata(data_directory.join(CONTROL_FILE))
+        .during(|| format!("could not read \"{}\"", data_directory.display()))?;
+    let made = |path: &str, content: &str| {
+        let modified = jiff::Timestamp::now();
+        (File { modified, ..describe(path.to_owned(), &metadata, 0) }, content.as_bytes().to_vec())
+    };
+    let mut files = vec![made("backup_label", &stop.label_file)];
+    if !stop.tablespace_map.is_empty() {
+        files.push(made("tablespace_map", &stop.tablespace_map));
+    }
+    Ok(files)
+}
+
 /// Adds the last files to the first volume and ends all of them.
-fn finish(mut packed: Packed, last: Vec<(Entry, Vec<u8>)>) -> Result<Vec<File>> {
-    let Some(first) = packed.volumes.first_mut() else {
+fn finish(mut volumes: Vec<VolumeWriter>, last: Vec<(File, Vec<u8>)>, listing: &Listing) -> Result<()> {
+    let Some(first) = volumes.first_mut() else {
         return Err(Error::new(Kind::Refused, "the data directory has no files"));
     };
-    for (entry, content) in last {
-        packed.files.push(add_content(first, &entry, &content)?);
+    for (file, content) in last {
+        listing.add(&Line::File(add_content(first, file, &content)?))?;
     }
-    packed.volumes.into_iter().try_for_each(|volume| volume.finish())?;
-    Ok(packed.files)
+    volumes.into_iter().try_for_each(VolumeWriter::finish)
+}
+
+fn finish_list(listing: Arc<Listing>) -> Result<Listed> {
+    Arc::into_inner(listing).ok_or_else(|| Error::new(Kind::Bug, "the list of files is still being written"))?.finish()
 }
 
 /// The task that stores parts.
 struct Storing {
     /// Keeps the channel open, and tells whether the task has closed it.
     open: mpsc::Sender<FinishedPart>,
-    task: tokio::task::JoinHandle<Result<Vec<Part>>>,
+    task: tokio::task::JoinHandle<Result<()>>,
 }
 
 impl Storing {
     /// Waits for the last part.
-    async fn finish(self) -> Result<Vec<Part>> {
+    async fn finish(self) -> Result<()> {
         drop(self.open);
         joined(self.task.await)
     }

@@ -3,15 +3,15 @@
 //!
 //! Pure: the form and its rules. Which objects hold them is `layout`'s business.
 
-use std::io::{BufRead, Write};
+use std::io::{self, Write};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Context, Error, Kind, Result};
-use crate::layout::{self, BackupId, FORMAT, PartName, sealed};
+use crate::error::{Error, Kind, Result};
+use crate::layout::{self, BackupId, PartName, sealed};
 use crate::postgres::control::SystemId;
-use crate::postgres::entry::Tablespace;
+use crate::postgres::entry::{Directory, Paths, Tablespace};
 use crate::postgres::lsn::Lsn;
 use crate::wal::segment::SegmentSize;
 use crate::wal::timeline::Timeline;
@@ -148,6 +148,10 @@ impl Part {
 /// No frame holds more plain bytes: the bound on what a reader of one file must fetch and hold.
 pub const FRAME_SIZE: usize = 2 << 20;
 
+/// No part that this version writes holds more frames: the bound on what a writer and a reader keep of one. Only one that is
+/// full of zeros comes near it.
+pub const MAX_FRAMES: usize = 16 << 10;
+
 /// One zstd frame, written `[plain bytes, stored bytes, digest]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "(u32, u32, FrameDigest)", into = "(u32, u32, FrameDigest)")]
@@ -211,15 +215,6 @@ impl<'de> Deserialize<'de> for FrameDigest {
     }
 }
 
-/// A directory of the cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Directory {
-    /// Relative to the data directory, with `/`.
-    pub path: String,
-    /// Permission bits.
-    pub mode: u32,
-}
-
 /// A file of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct File {
@@ -261,70 +256,143 @@ impl From<Extent> for (u32, u64, u64) {
     }
 }
 
-/// Everything that the long manifest says.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+impl Line {
+    /// Writes it, with its end.
+    pub fn write(&self, mut target: impl Write) -> io::Result<()> {
+        serde_json::to_writer(&mut target, self)?;
+        target.write_all(b"\n")
+    }
+}
+
+/// Everything that the long manifest says, in little memory: a file costs less than 100 bytes, a frame 32.
+#[derive(Clone, Debug, Default)]
 pub struct Files {
-    /// All parts, by volume and part.
-    pub parts: Vec<Part>,
-    /// All directories, those above before those below.
-    pub directories: Vec<Directory>,
-    /// All files, by path.
-    pub files: Vec<File>,
+    parts: Vec<Part>,
+    directories: Vec<Directory>,
+    paths: Paths,
+    facts: Vec<Facts>,
+    extents: Vec<Extent>,
+}
+
+/// A file without its path and its extents.
+#[derive(Clone, Copy, Debug)]
+struct Facts {
+    size: u64,
+    /// In nanoseconds since 1970.
+    modified: i64,
+    mode: u32,
+    crc32c: u32,
+    /// The number of its first extent; those of a file follow each other.
+    extent: u32,
 }
 
 impl Files {
-    /// Puts everything in its order.
-    pub fn sort(&mut self) {
-        self.parts.sort_unstable_by_key(Part::name);
-        self.directories.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-        self.files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    /// All parts, by volume and part.
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
     }
 
-    /// Writes the long manifest of this backup.
-    pub fn write(&self, id: BackupId, mut target: impl Write) -> Result<()> {
-        let mut line = |line: Line| -> Result<()> {
-            serde_json::to_writer(&mut target, &line)
-                .map_err(|error| Error::new(Kind::Bug, "could not write a manifest").detail(error.to_string()))?;
-            target.write_all(b"\n").during(|| "could not write a manifest")
-        };
-        line(Line::Head(Head { format: FORMAT, id }))?;
-        self.parts.iter().cloned().map(Line::Part).try_for_each(&mut line)?;
-        self.directories.iter().cloned().map(Line::Dir).try_for_each(&mut line)?;
-        self.files.iter().cloned().map(Line::File).try_for_each(&mut line)
+    /// All directories, those above before those below.
+    pub fn directories(&self) -> &[Directory] {
+        &self.directories
     }
 
-    /// Reads the long manifest of this backup and checks that it hangs together: safe paths, and every extent within its
-    /// volume.
-    ///
-    /// # Errors
-    /// [`Kind::Corrupt`] if it does not, [`Kind::Refused`] for a newer format.
-    pub fn read(id: BackupId, source: impl BufRead) -> Result<Files> {
-        let mut lines = source.lines();
-        let mut next = || -> Result<Option<Line>> {
-            let Some(line) = lines.next() else { return Ok(None) };
-            let line = line.during(|| "could not read a manifest")?;
-            serde_json::from_str(&line).map(Some).map_err(|error| corrupt(id, error.to_string()))
-        };
-        match next()? {
-            Some(Line::Head(head)) if head.id == id => layout::check_format("the list of files", head.format)?,
-            Some(Line::Head(head)) => return Err(corrupt(id, format!("it is that of {}", head.id))),
-            _ => return Err(corrupt(id, "it does not begin with its head".into())),
-        }
-        let mut files = Files::default();
-        while let Some(line) = next()? {
-            match line {
-                Line::Head(_) => return Err(corrupt(id, "it has two heads".into())),
-                Line::Part(part) => files.parts.push(part),
-                Line::Dir(directory) => files.directories.push(directory),
-                Line::File(file) => files.files.push(file),
+    /// How many files there are; they are numbered from 0.
+    pub fn len(&self) -> usize {
+        self.facts.len()
+    }
+
+    /// Is there no file?
+    pub fn is_empty(&self) -> bool {
+        self.facts.is_empty()
+    }
+
+    /// A file's path.
+    pub fn path(&self, number: usize) -> String {
+        self.paths.get(number)
+    }
+
+    /// A file's bytes.
+    pub fn size(&self, number: usize) -> u64 {
+        self.facts[number].size
+    }
+
+    /// A file's permission bits.
+    pub fn mode(&self, number: usize) -> u32 {
+        self.facts[number].mode
+    }
+
+    /// A whole file.
+    pub fn file(&self, number: usize) -> File {
+        let Facts { size, modified, mode, crc32c, .. } = self.facts[number];
+        let modified = Timestamp::from_nanosecond(modified.into()).unwrap_or_default();
+        let at = self.extents_of(number).map(|extent| self.extents[extent]).collect();
+        File { path: self.path(number), size, mode, modified, crc32c, at }
+    }
+
+    /// All extents of all files. Those of a file follow each other, in its order.
+    pub fn extents(&self) -> &[Extent] {
+        &self.extents
+    }
+
+    /// The numbers of a file's extents.
+    pub fn extents_of(&self, number: usize) -> std::ops::Range<usize> {
+        let end = self.facts.get(number + 1).map_or(self.extents.len(), |next| next.extent as usize);
+        self.facts[number].extent as usize..end
+    }
+
+    /// The file that an extent belongs to.
+    pub fn file_of(&self, extent: usize) -> usize {
+        self.facts.partition_point(|facts| facts.extent as usize <= extent).saturating_sub(1)
+    }
+
+    fn add(&mut self, line: Line) -> Result<(), String> {
+        match line {
+            Line::Head(_) => return Err("it has two heads".into()),
+            Line::Part(part) => self.parts.push(part),
+            Line::Dir(directory) => self.directories.push(directory),
+            Line::File(file) => {
+                let File { path, size, mode, modified, crc32c, at } = file;
+                let extent = u32::try_from(self.extents.len()).map_err(|_| "it has too many extents".to_owned())?;
+                let modified = i64::try_from(modified.as_nanosecond()).unwrap_or_default();
+                self.paths.push(&path);
+                self.facts.push(Facts { size, modified, mode, crc32c, extent });
+                self.extents.extend(at);
             }
         }
-        files.sort();
-        files.check().map_err(|detail| corrupt(id, detail))?;
-        Ok(files)
+        Ok(())
     }
 
-    fn check(&self) -> Result<(), String> {
+    /// Puts parts and directories in their order, and checks that everything hangs together: safe paths, and every extent
+    /// within its volume.
+    fn finish(mut self) -> Result<Files, String> {
+        self.parts.sort_unstable_by_key(Part::name);
+        self.directories.sort_unstable();
+        let volumes = self.volumes()?;
+        let directories = self.directories.iter().map(|directory| directory.path.clone());
+        let mut paths = directories.chain((0..self.len()).map(|number| self.path(number)));
+        if let Some(path) = paths.find(|path| !is_safe(path)) {
+            return Err(format!("the path \"{path}\" leads out of the data directory"));
+        }
+        let inside = |extent: &Extent| {
+            let end = extent.offset.checked_add(extent.length);
+            volumes.get(extent.volume as usize).is_some_and(|&size| end.is_some_and(|end| end <= size))
+        };
+        for number in 0..self.len() {
+            let extents = &self.extents[self.extents_of(number)];
+            let total = extents.iter().try_fold(0u64, |total, extent| total.checked_add(extent.length));
+            if total != Some(self.size(number)) || !extents.iter().all(inside) {
+                return Err(format!("the extents of \"{}\" do not fit", self.path(number)));
+            }
+        }
+        match self.paths.duplicate() {
+            Some(path) => Err(format!("the file \"{path}\" is there twice")),
+            None => Ok(self),
+        }
+    }
+
+    /// The plain bytes of each volume, of whose parts none may be missing.
+    fn volumes(&self) -> Result<Vec<u64>, String> {
         let mut volumes: Vec<u64> = Vec::new();
         let mut expected = PartName { volume: 0, part: 0 };
         for part in &self.parts {
@@ -343,24 +411,86 @@ impl Files {
                 *volume += part.plain_size();
             }
         }
-        let paths =
-            self.directories.iter().map(|directory| &directory.path).chain(self.files.iter().map(|file| &file.path));
-        if let Some(path) = paths.into_iter().find(|path| !is_safe(path)) {
-            return Err(format!("the path \"{path}\" leads out of the data directory"));
+        Ok(volumes)
+    }
+}
+
+/// No line of a long manifest is longer: those of parts are the longest, with some 50 bytes a frame, and no part of this
+/// version has more than [`MAX_FRAMES`].
+const LONGEST_LINE: usize = 64 << 20;
+
+/// Reads a long manifest as its bytes come.
+#[derive(Debug)]
+pub struct FilesReader {
+    id: BackupId,
+    has_head: bool,
+    line: Vec<u8>,
+    files: Files,
+    /// What is wrong; the rest is passed over.
+    failed: Option<Error>,
+}
+
+impl FilesReader {
+    /// A reader of the long manifest of this backup.
+    pub fn new(id: BackupId) -> FilesReader {
+        FilesReader { id, has_head: false, line: Vec::new(), files: Files::default(), failed: None }
+    }
+
+    /// The manifest, which is complete.
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`] if it does not hang together, [`Kind::Refused`] for a newer format.
+    pub fn finish(mut self) -> Result<Files> {
+        if self.failed.is_none() && !self.line.is_empty() {
+            self.end_line()?;
         }
-        for file in &self.files {
-            let inside = |extent: &Extent| {
-                let end = extent.offset.checked_add(extent.length);
-                volumes.get(extent.volume as usize).is_some_and(|&size| end.is_some_and(|end| end <= size))
-            };
-            let total = file.at.iter().try_fold(0u64, |total, extent| total.checked_add(extent.length));
-            if total != Some(file.size) || !file.at.iter().all(inside) {
-                return Err(format!("the extents of \"{}\" do not fit", file.path));
+        match self.failed {
+            Some(error) => Err(error),
+            None if !self.has_head => Err(corrupt(self.id, "it does not begin with its head".into())),
+            None => self.files.finish().map_err(|detail| corrupt(self.id, detail)),
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<()> {
+        let mut pieces = bytes.split(|&byte| byte == b'\n').peekable();
+        while let Some(piece) = pieces.next() {
+            if self.line.len() + piece.len() > LONGEST_LINE {
+                return Err(corrupt(self.id, format!("a line has more than {LONGEST_LINE} bytes")));
+            }
+            self.line.extend_from_slice(piece);
+            if pieces.peek().is_some() {
+                self.end_line()?;
             }
         }
-        if let Some(pair) = self.files.windows(2).find(|pair| pair[0].path == pair[1].path) {
-            return Err(format!("the file \"{}\" is there twice", pair[0].path));
+        Ok(())
+    }
+
+    fn end_line(&mut self) -> Result<()> {
+        let line = serde_json::from_slice(&self.line).map_err(|error| corrupt(self.id, error.to_string()))?;
+        self.line.clear();
+        match line {
+            line if self.has_head => self.files.add(line).map_err(|detail| corrupt(self.id, detail)),
+            Line::Head(head) if head.id == self.id => {
+                self.has_head = true;
+                layout::check_format("the list of files", head.format)
+            }
+            Line::Head(head) => Err(corrupt(self.id, format!("it is that of {}", head.id))),
+            _ => Err(corrupt(self.id, "it does not begin with its head".into())),
         }
+    }
+}
+
+impl Write for FilesReader {
+    /// Takes everything; an error is kept for [`FilesReader::finish`], for whoever reads the object knows whether its
+    /// bytes are those that were written.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.failed.is_none() {
+            self.failed = self.take(bytes).err();
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
@@ -388,56 +518,88 @@ pub(crate) mod tests {
         File { path: path.into(), size, mode: 0o600, modified: Timestamp::UNIX_EPOCH, crc32c: 7, at }
     }
 
-    fn sample() -> Files {
+    fn sample() -> Vec<Line> {
         let frame = |plain| Frame { plain, stored: plain / 2, digest: FrameDigest::of(b"x") };
-        let part = |volume, part, frames| Part { volume, part, blake3: "00".into(), frames };
-        Files {
-            parts: vec![
-                part(0, 0, vec![frame(1000), frame(2000)]),
-                part(0, 1, vec![frame(3000)]),
-                part(1, 0, vec![frame(500)]),
-            ],
-            directories: vec![Directory { path: "base".into(), mode: 0o700 }],
-            files: vec![
-                file("PG_VERSION", vec![]),
-                file(
-                    "base/1",
-                    vec![Extent { volume: 0, offset: 512, length: 3000 }, Extent { volume: 1, offset: 0, length: 500 }],
-                ),
-            ],
-        }
+        let part = |volume, part, frames| Line::Part(Part { volume, part, blake3: "00".into(), frames });
+        vec![
+            Line::Head(Head { format: FORMAT, id: id() }),
+            part(1, 0, vec![frame(500)]),
+            Line::File(file("PG_VERSION", vec![])),
+            part(0, 0, vec![frame(1000), frame(2000)]),
+            Line::File(file(
+                "base/1",
+                vec![Extent { volume: 0, offset: 512, length: 3000 }, Extent { volume: 1, offset: 0, length: 500 }],
+            )),
+            Line::Dir(Directory { path: "base".into(), mode: 0o700 }),
+            part(0, 1, vec![frame(3000)]),
+        ]
     }
 
-    fn read(files: &Files) -> Result<Files> {
+    /// Reads them in pieces of so many bytes.
+    fn read(lines: &[Line], piece: usize) -> Result<Files> {
         let mut content = Vec::new();
-        files.write(id(), &mut content).unwrap();
-        Files::read(id(), content.as_slice())
+        lines.iter().for_each(|line| line.write(&mut content).unwrap());
+        let mut reader = FilesReader::new(id());
+        content.chunks(piece).for_each(|piece| reader.write_all(piece).unwrap());
+        reader.finish()
     }
 
     #[test]
-    fn the_long_manifest_round_trips() {
-        assert_eq!(read(&sample()).unwrap(), sample());
+    fn the_long_manifest_round_trips_in_whatever_pieces_and_order_it_comes() {
+        for piece in [1, 7, 1000] {
+            let files = read(&sample(), piece).unwrap();
+            let names: Vec<(u32, u32)> = files.parts().iter().map(|part| (part.volume, part.part)).collect();
+            assert_eq!(names, [(0, 0), (0, 1), (1, 0)]);
+            assert_eq!(files.directories(), [Directory { path: "base".into(), mode: 0o700 }]);
+            let read: Vec<Line> = (0..files.len()).map(|number| Line::File(files.file(number))).collect();
+            assert_eq!(read, [sample()[2].clone(), sample()[4].clone()]);
+            assert_eq!([files.file_of(0), files.file_of(1)], [1, 1]);
+        }
     }
 
     #[test]
     fn a_manifest_that_does_not_hang_together_is_corrupt() {
-        type Damage = fn(&mut Files);
-        let broken: [(&str, Damage); 8] = [
-            ("a part is missing", |files| drop(files.parts.remove(0))),
-            ("a volume is missing", |files| files.parts[2].volume = 2),
-            ("an extent is too long", |files| files.files[1].at[1].length += 1),
-            ("an extent overflows", |files| files.files[1].at[1].offset = u64::MAX),
-            ("a size is wrong", |files| files.files[1].size += 1),
-            ("a path leads out", |files| files.files[0].path = "../PG_VERSION".into()),
-            ("a path is absolute", |files| files.directories[0].path = "/base".into()),
-            ("a file is there twice", |files| files.files.push(files.files[0].clone())),
+        type Damage = fn(&mut Vec<Line>);
+        fn part(line: &mut Line) -> &mut Part {
+            let Line::Part(part) = line else { panic!("{line:?}") };
+            part
+        }
+        fn file(line: &mut Line) -> &mut File {
+            let Line::File(file) = line else { panic!("{line:?}") };
+            file
+        }
+        let broken: [(&str, Damage); 10] = [
+            ("it is empty", Vec::clear),
+            ("the head is missing", |lines| drop(lines.remove(0))),
+            ("there are two heads", |lines| lines.push(lines[0].clone())),
+            ("a part is missing", |lines| drop(lines.remove(3))),
+            ("a volume is missing", |lines| part(&mut lines[1]).volume = 2),
+            ("an extent is too long", |lines| file(&mut lines[4]).at[1].length += 1),
+            ("an extent overflows", |lines| file(&mut lines[4]).at[1].offset = u64::MAX),
+            ("a size is wrong", |lines| file(&mut lines[4]).size += 1),
+            ("a path leads out", |lines| file(&mut lines[2]).path = "../PG_VERSION".into()),
+            ("a file is there twice", |lines| lines.push(lines[4].clone())),
         ];
         for (why, damage) in broken {
-            let mut files = sample();
-            damage(&mut files);
-            assert_eq!(read(&files).unwrap_err().kind(), Kind::Corrupt, "{why}");
+            let mut lines = sample();
+            damage(&mut lines);
+            assert_eq!(read(&lines, 1000).unwrap_err().kind(), Kind::Corrupt, "{why}");
         }
-        assert_eq!(Files::read(id(), &b""[..]).unwrap_err().kind(), Kind::Corrupt);
+        let mut lines = sample();
+        lines[5] = Line::Dir(Directory { path: "/base".into(), mode: 0o700 });
+        assert_eq!(read(&lines, 1000).unwrap_err().kind(), Kind::Corrupt);
+    }
+
+    #[test]
+    fn a_file_costs_less_than_a_hundred_bytes() {
+        let mut files = Files::default();
+        for number in 0..100_000 {
+            let at = vec![Extent { volume: 0, offset: number * 8192, length: 8192 }];
+            files.add(Line::File(file(&format!("base/16384/{}", 1_000_000 + number), at))).unwrap();
+        }
+        let own = files.facts.capacity() * size_of::<Facts>() + files.extents.capacity() * size_of::<Extent>();
+        // The paths have their own bound: a name and 12 bytes each.
+        assert!(own + 20 * files.len() < 100 * files.len(), "{}", own / files.len());
     }
 
     proptest! {

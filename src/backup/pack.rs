@@ -4,112 +4,118 @@
 //! compressed by whichever worker has nothing else to do (rayon's work stealing), while their order stays that of the file.
 
 use std::cell::RefCell;
-use std::fs;
-use std::io::ErrorKind;
-use std::os::unix::fs::FileExt;
+use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 use tokio::sync::mpsc::Sender;
 
-use super::manifest::{Directory, FRAME_SIZE, File, Frame};
-use super::plan::{Job, Plan};
+use super::listing::Listing;
+use super::manifest::{FRAME_SIZE, File, Frame, Line};
+use super::plan::{Job, Plan, Shape};
+use super::read::{Source, Stretch};
 use super::volume::{FinishedPart, VolumeWriter};
 use crate::codec::FrameWriter;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::observe::{Event, Observer};
-use crate::postgres::entry::Entry;
+use crate::pipeline::Pace;
+use crate::postgres::entry::Directory;
 
-/// How many slices of a large file are compressed before they are appended to the volume: enough that several workers
-/// can help, at no more than 16 MiB of memory a worker.
-const SLICES: usize = 8;
+/// How many slices beyond those that are being compressed the disk is told of.
+const READ_AHEAD: usize = 2;
 
 /// How to pack.
 #[derive(Clone, Debug)]
 pub(super) struct Packer {
+    /// The data directory.
+    pub(super) root: PathBuf,
     /// zstd level.
     pub(super) level: i32,
-    /// Stored bytes of a part.
-    pub(super) part_size: usize,
+    /// Threads and memory.
+    pub(super) shape: Shape,
+    /// How fast to read.
+    pub(super) pace: Option<Arc<Pace>>,
     /// Where finished parts go.
     pub(super) parts: Sender<FinishedPart>,
+    /// Where finished files are listed.
+    pub(super) listing: Arc<Listing>,
     /// Set to end the work early.
     pub(super) stop: Arc<AtomicBool>,
     /// Who is told of the progress.
     pub(super) observer: Arc<dyn Observer>,
 }
 
-/// What has been packed: the files, and the volumes, which can still take more. Volume 0 is the first.
-pub(super) struct Packed {
-    pub(super) files: Vec<File>,
-    pub(super) volumes: Vec<VolumeWriter>,
-}
-
 impl Packer {
-    /// Packs all that is planned except `global/pg_control`, with so many threads.
+    /// Packs all that is planned and returns the volumes, which can still take more. Volume 0 is the first.
     ///
     /// # Errors
     /// The first worker's; the others stop at their next file or slice.
-    pub(super) fn pack(&self, plan: &Plan, workers: usize) -> Result<Packed> {
+    pub(super) fn pack(&self, plan: &Plan, directories: &[Directory]) -> Result<Vec<VolumeWriter>> {
         let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(workers)
+            .num_threads(self.shape.workers)
             .thread_name(|index| format!("pack-{index}"))
             .build()
             .map_err(|error| Error::new(Kind::Local, "could not start the workers").detail(error.to_string()))?;
-        let (next_job, next_volume) = (AtomicUsize::new(0), AtomicU32::new(0));
-        let shared = Shared { packer: self, plan, next_job, next_volume };
+        let shared = Shared {
+            packer: self,
+            plan,
+            directories,
+            next_job: AtomicUsize::new(0),
+            next_volume: AtomicU32::new(0),
+            busy: AtomicUsize::new(0),
+        };
         let outcomes = pool.broadcast(|_| {
+            shared.busy.fetch_add(1, Ordering::Relaxed);
             let outcome = shared.work();
+            shared.busy.fetch_sub(1, Ordering::Relaxed);
             if outcome.is_err() {
                 self.stop.store(true, Ordering::Relaxed);
             }
             outcome
         });
-        let mut packed = Packed { files: Vec::new(), volumes: Vec::new() };
         let mut volumes = Vec::new();
         for outcome in outcomes {
-            let (volume, files) = outcome?;
-            volumes.extend(volume);
-            packed.files.extend(files);
+            volumes.extend(outcome?);
         }
         if self.stop.load(Ordering::Relaxed) {
-            return Err(Error::new(Kind::Unreachable, "the copying was stopped"));
+            return Err(stopped());
         }
-        volumes.sort_by_key(|(number, _)| *number);
-        packed.volumes = volumes.into_iter().map(|(_, volume)| volume).collect();
-        Ok(packed)
+        volumes.sort_by_key(VolumeWriter::number);
+        Ok(volumes)
     }
 }
 
 struct Shared<'a> {
     packer: &'a Packer,
     plan: &'a Plan,
+    directories: &'a [Directory],
     next_job: AtomicUsize,
     next_volume: AtomicU32,
+    /// Workers that have jobs of their own.
+    busy: AtomicUsize,
 }
-
-type Work = (Option<(u32, VolumeWriter)>, Vec<File>);
 
 impl Shared<'_> {
     /// One worker: takes jobs until there are none. Its volume exists from its first job on.
-    fn work(&self) -> Result<Work> {
-        let (mut own, mut files) = (None, Vec::new());
+    fn work(&self) -> Result<Option<VolumeWriter>> {
+        let mut own = None;
         while let Some(job) = self.take() {
-            let (_, volume) = match &mut own {
+            let volume = match &mut own {
                 Some(own) => own,
                 none => none.insert(self.begin_volume()?),
             };
             match job {
-                Job::Large(entry) => files.extend(self.add(entry, volume)?),
-                Job::Small(entries) => {
-                    for entry in entries {
-                        files.extend(self.add(entry, volume)?);
+                Job::Large(number) => self.add(*number, volume)?,
+                Job::Small(numbers) => {
+                    for number in &self.plan.small[numbers.clone()] {
+                        self.add(*number, volume)?;
                     }
                 }
             }
         }
-        Ok((own, files))
+        Ok(own)
     }
 
     fn take(&self) -> Option<&Job> {
@@ -117,64 +123,95 @@ impl Shared<'_> {
         self.plan.jobs.get(self.next_job.fetch_add(1, Ordering::Relaxed)).filter(|_| !stopped)
     }
 
-    fn begin_volume(&self) -> Result<(u32, VolumeWriter)> {
+    fn begin_volume(&self) -> Result<VolumeWriter> {
         let number = self.next_volume.fetch_add(1, Ordering::Relaxed);
-        let Packer { level, part_size, parts, .. } = self.packer;
-        let mut volume = VolumeWriter::new(number, *level, *part_size, parts.clone())?;
+        let Packer { level, shape, parts, .. } = self.packer;
+        let mut volume = VolumeWriter::new(number, *level, shape.part_size, parts.clone())?;
         if number == 0 {
-            for entry in &self.plan.directories {
-                volume.add_directory(&Directory { path: entry.path.clone(), mode: entry.mode })?;
+            for directory in self.directories {
+                volume.add_directory(directory)?;
+                self.packer.listing.add(&Line::Dir(directory.clone()))?;
             }
         }
-        Ok((number, volume))
+        Ok(volume)
     }
 
-    /// Adds one file as it is now; `None` if it has vanished since the directory was walked, for then the WAL says so too.
-    fn add(&self, entry: &Entry, volume: &mut VolumeWriter) -> Result<Option<File>> {
-        let what = || format!("could not read \"{}\"", entry.source.display());
-        let source = match fs::File::open(&entry.source) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            result => result.during(what)?,
-        };
-        let size = source.metadata().during(what)?.len();
-        let mut file = describe(entry, size);
-        if size < FRAME_SIZE as u64 {
+    /// Adds one file as it is now, if it is still there.
+    fn add(&self, number: u32, volume: &mut VolumeWriter) -> Result<()> {
+        let path = self.plan.files.path(number as usize);
+        let Some(source) = Source::open(&self.packer.root, path)? else { return Ok(()) };
+        let mut file = source.described.clone();
+        if file.size < FRAME_SIZE as u64 {
             SCRATCH.with_borrow_mut(|scratch| {
-                read(&source, 0, size as usize, &mut scratch.buffer).during(what)?;
+                self.read(&source, source.expect(0, file.size as usize), &mut scratch.buffer)?;
                 file.crc32c = crc32c::crc32c(&scratch.buffer);
                 file.at = volume.add_small(&file, &scratch.buffer)?;
                 Ok::<(), Error>(())
             })?;
-            self.packer.observer.notice(Event::Advanced(size));
         } else {
             file.at = volume.begin_large(&file)?;
-            file.crc32c = self.add_slices(&source, size, volume).during(what)?;
+            file.crc32c = self.add_slices(&source, volume)?;
             volume.end_large(&file)?;
         }
-        Ok(Some(file))
+        self.packer.listing.add(&Line::File(file))
     }
 
     /// Adds the content of a large file; returns its CRC.
-    fn add_slices(&self, source: &fs::File, size: u64, volume: &mut VolumeWriter) -> Result<u32> {
-        let offsets: Vec<u64> = (0..size).step_by(FRAME_SIZE).collect();
+    fn add_slices(&self, source: &Source, volume: &mut VolumeWriter) -> Result<u32> {
+        let size = source.size();
+        let mut offsets = (0..size).step_by(FRAME_SIZE);
+        let mut waiting: VecDeque<Stretch> = VecDeque::new();
         let mut crc = 0;
-        for batch in offsets.chunks(SLICES) {
-            if self.packer.stop.load(Ordering::Relaxed) {
-                return Err(Error::new(Kind::Unreachable, "the copying was stopped"));
+        loop {
+            let at_once = self.slices_at_once();
+            let wanted = (at_once + READ_AHEAD).saturating_sub(waiting.len());
+            let expected = offsets.by_ref().take(wanted);
+            waiting
+                .extend(expected.map(|offset| source.expect(offset, (size - offset).min(FRAME_SIZE as u64) as usize)));
+            let batch: Vec<Stretch> = waiting.drain(..at_once.min(waiting.len())).collect();
+            if batch.is_empty() {
+                return Ok(crc);
             }
-            let compress = |&offset: &u64| {
-                let length = (size - offset).min(FRAME_SIZE as u64) as usize;
-                slice(source, offset, length, self.packer.level)
-            };
-            let slices: Vec<Result<Slice>> = batch.par_iter().with_max_len(1).map(compress).collect();
+            if self.packer.stop.load(Ordering::Relaxed) {
+                return Err(stopped());
+            }
+            let slices: Vec<Result<Slice>> =
+                batch.par_iter().with_max_len(1).map(|&stretch| self.slice(source, stretch)).collect();
             for slice in slices {
                 let slice = slice?;
                 volume.add_frame(slice.frame, &slice.stored)?;
                 crc = crc32c::crc32c_combine(crc, slice.crc32c, slice.frame.plain as usize);
-                self.packer.observer.notice(Event::Advanced(slice.frame.plain.into()));
             }
         }
-        Ok(crc)
+    }
+
+    /// How many slices of a file are compressed before they are appended to its volume: one, while every worker has files of
+    /// its own; more when some have nothing else to do, but no more than two a worker altogether, for memory's sake.
+    fn slices_at_once(&self) -> usize {
+        let busy = self.busy.load(Ordering::Relaxed).max(1);
+        1 + self.packer.shape.workers.saturating_sub(busy).div_ceil(busy)
+    }
+
+    fn slice(&self, source: &Source, stretch: Stretch) -> Result<Slice> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            self.read(source, stretch, &mut scratch.buffer)?;
+            let writer = match &mut scratch.writer {
+                Some(writer) => writer,
+                none => none.insert(FrameWriter::new(self.packer.level)?),
+            };
+            let (frame, stored) = writer.compress(&scratch.buffer)?;
+            let stored = stored.to_vec();
+            Ok(Slice { frame, stored, crc32c: crc32c::crc32c(&scratch.buffer) })
+        })
+    }
+
+    fn read(&self, source: &Source, stretch: Stretch, buffer: &mut Vec<u8>) -> Result<()> {
+        if let Some(pace) = &self.packer.pace {
+            pace.wait(stretch.length);
+        }
+        source.read(stretch, buffer)?;
+        self.packer.observer.notice(Event::Advanced(stretch.length as u64));
+        Ok(())
     }
 }
 
@@ -183,19 +220,6 @@ struct Slice {
     frame: Frame,
     stored: Vec<u8>,
     crc32c: u32,
-}
-
-fn slice(source: &fs::File, offset: u64, length: usize, level: i32) -> Result<Slice> {
-    SCRATCH.with_borrow_mut(|scratch| {
-        read(source, offset, length, &mut scratch.buffer).during(|| format!("could not read at offset {offset}"))?;
-        let writer = match &mut scratch.writer {
-            Some(writer) => writer,
-            none => none.insert(FrameWriter::new(level)?),
-        };
-        let (frame, stored) = writer.compress(&scratch.buffer)?;
-        let stored = stored.to_vec();
-        Ok(Slice { frame, stored, crc32c: crc32c::crc32c(&scratch.buffer) })
-    })
 }
 
 /// What a worker keeps from one slice to the next. The pool's threads live for one backup, so its level is the writer's.
@@ -209,30 +233,13 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Fills `buffer` with these bytes. What a file has lost since it was opened becomes zeros, as in pg_basebackup: the WAL
-/// replayed over the copy truncates it again (`sendFile` in src/backend/backup/basebackup.c).
-fn read(source: &fs::File, offset: u64, length: usize, buffer: &mut Vec<u8>) -> std::io::Result<()> {
-    buffer.resize(length, 0);
-    let mut filled = 0;
-    while filled < length {
-        match source.read_at(&mut buffer[filled..], offset + filled as u64) {
-            Ok(0) => break,
-            Ok(more) => filled += more,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    buffer[filled..].fill(0);
-    Ok(())
-}
-
-fn describe(entry: &Entry, size: u64) -> File {
-    File { path: entry.path.clone(), size, mode: entry.mode, modified: entry.modified, crc32c: 0, at: Vec::new() }
+fn stopped() -> Error {
+    Error::new(Kind::Unreachable, "the copying was stopped")
 }
 
 /// Adds a small file whose content is at hand.
-pub(super) fn add_content(volume: &mut VolumeWriter, entry: &Entry, content: &[u8]) -> Result<File> {
-    let mut file = describe(entry, content.len() as u64);
+pub(super) fn add_content(volume: &mut VolumeWriter, mut file: File, content: &[u8]) -> Result<File> {
+    file.size = content.len() as u64;
     file.crc32c = crc32c::crc32c(content);
     file.at = volume.add_small(&file, content)?;
     Ok(file)

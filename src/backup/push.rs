@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::copy::Copying;
-use super::manifest::{Backup, Part};
-use crate::archive::Archive;
+use super::copy::{Copied, Copying};
+use super::listing::Listed;
+use super::manifest::Backup;
+use crate::archive::{Archive, Encoded};
 use crate::codec::Description;
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::{BackupId, FORMAT, Key};
@@ -36,8 +37,12 @@ pub struct Options {
     pub workers: usize,
     /// zstd level.
     pub level: i32,
-    /// Stored bytes of a part.
+    /// Stored bytes of a part, at most.
     pub part_size: usize,
+    /// Bytes of memory that may be used.
+    pub memory_limit: u64,
+    /// Bytes a second that may be read.
+    pub max_rate: Option<u64>,
     /// How long to wait for the backup's WAL while nothing more arrives.
     pub wal_timeout: Duration,
 }
@@ -63,12 +68,13 @@ pub async fn push(
     let started = Timestamp::now();
     let id = BackupId::new(started, SegmentName::containing(server.timeline, start, server.segment_size));
     let copying = Copying { archive, client, options, observer, id, control };
-    let (files, stop) = copying.copy(&data_directory).await.during(|| format!("could not take backup {id}"))?;
+    let (Copied { listed, tablespaces }, stop) =
+        copying.copy(&data_directory).await.during(|| format!("could not take backup {id}"))?;
     let finished = Timestamp::now();
 
     let label = BackupLabel::parse(&stop.label_file)?;
-    let mut list = Vec::new();
-    files.content.write(id, &mut list)?;
+    let Listed { content, size, counts } = listed;
+    let list = archive.encode(content, size, description(&server)).await?;
     let backup = Backup {
         format: FORMAT,
         walden: env!("CARGO_PKG_VERSION").to_owned(),
@@ -83,11 +89,11 @@ pub async fn push(
         segment_size: server.segment_size.bytes(),
         data_checksums: server.data_checksums,
         directory_mode: permissions(&data_directory)?,
-        files: files.content.files.len() as u64,
-        plain_size: files.content.files.iter().map(|file| file.size).sum(),
-        stored_size: files.content.parts.iter().map(Part::stored_size).sum(),
-        tablespaces: files.tablespaces,
-        files_blake3: blake3::hash(&list).to_hex().to_string(),
+        files: counts.files,
+        plain_size: counts.plain_size,
+        stored_size: counts.stored_size,
+        tablespaces,
+        files_blake3: list.plain_blake3(),
     };
     wait_for_wal(archive, client, &backup, options.wal_timeout, observer).await?;
     commit(archive, &backup, list).await.during(|| format!("could not complete backup {id}"))?;
@@ -195,18 +201,20 @@ fn not_passed(last_archived: Option<&str>, mut needed: Vec<SegmentName>) -> Vec<
     needed
 }
 
-/// Puts the long manifest, then the short one: from then on the backup exists.
-async fn commit(archive: &Archive, backup: &Backup, files: Vec<u8>) -> Result<()> {
-    let key = Key::Files(backup.system_id, backup.id);
-    let description = Description {
+/// What the long manifest says of itself.
+fn description(server: &Server) -> Description {
+    Description {
         name: "files".to_owned(),
-        system_id: backup.system_id,
+        system_id: server.system_id,
         timeline: None,
         segment_size: None,
-        postgres: Some(backup.postgres),
-    };
-    let size = files.len() as u64;
-    archive.put_file(&key, std::io::Cursor::new(files), size, description).await?;
+        postgres: Some(server.major),
+    }
+}
+
+/// Puts the long manifest, then the short one: from then on the backup exists.
+async fn commit(archive: &Archive, backup: &Backup, list: Encoded) -> Result<()> {
+    archive.put_encoded(&Key::Files(backup.system_id, backup.id), list).await?;
     archive.put_plain(&Key::Backup(backup.system_id, backup.id), backup.to_json()?.into()).await
 }
 

@@ -2,10 +2,11 @@
 
 use tokio::sync::mpsc::Sender;
 
-use super::manifest::{Directory, Extent, FRAME_SIZE, File, Frame, Part};
+use super::manifest::{Extent, FRAME_SIZE, File, Frame, MAX_FRAMES, Part};
 use crate::codec::FrameWriter;
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::MAX_PARTS;
+use crate::postgres::entry::Directory;
 
 /// A part that is ready to be stored.
 #[derive(Debug)]
@@ -50,6 +51,11 @@ impl VolumeWriter {
         })
     }
 
+    /// Its number.
+    pub(super) fn number(&self) -> u32 {
+        self.volume
+    }
+
     /// Adds a directory.
     pub(super) fn add_directory(&mut self, directory: &Directory) -> Result<()> {
         let header = header(&format!("{}/", directory.path), tar::EntryType::Directory, directory.mode, 0, 0)?;
@@ -80,7 +86,8 @@ impl VolumeWriter {
 
     /// Adds a frame of a large file, made with the settings of this volume.
     pub(super) fn add_frame(&mut self, frame: Frame, stored: &[u8]) -> Result<()> {
-        if !self.content.is_empty() && self.content.len() + stored.len() > self.part_size {
+        let full = self.content.len() + stored.len() > self.part_size || self.frames.len() == MAX_FRAMES;
+        if full && !self.content.is_empty() {
             self.finish_part()?;
         }
         self.content.extend_from_slice(stored);

@@ -39,26 +39,33 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             message::print(&if json { wal::backfilled_json(&done) } else { wal::backfilled(&done) });
             Ok(())
         }),
-        Verb::BackupPush { pgdata } => on_all_threads(async {
-            let archive = archive(&settings).await?;
-            let variables = environment.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-            let client = Client::connect(&variables).await?;
-            let options = backup_push::Options {
-                data_directory: pgdata,
-                workers: workers(&settings)?,
-                level: level(&settings, &options::BACKUP_COMPRESSION)?,
-                part_size: settings.get(&options::PART_SIZE)? as usize,
-                wal_timeout: settings.get(&options::WAL_TIMEOUT)?,
-            };
-            let backup = backup_push::push(&archive, &client, &options, &observer()).await?;
-            if settings.get(&options::JSON)? {
-                message::print(&backups::json(&backup)?);
-            } else if std::io::stdout().is_terminal() {
-                message::print(&backups::summary(&backup));
-            }
-            Ok(())
+        Verb::BackupPush { pgdata } => step_back(&settings).and_then(|()| {
+            on_all_threads(async {
+                let archive = archive(&settings).await?;
+                let variables = environment.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+                let client = Client::connect(&variables).await?;
+                let options = backup_push::Options {
+                    data_directory: pgdata,
+                    workers: workers(&settings)?,
+                    level: level(&settings, &options::BACKUP_COMPRESSION)?,
+                    part_size: settings.get(&options::PART_SIZE)? as usize,
+                    memory_limit: settings.get(&options::MEMORY_LIMIT)?,
+                    max_rate: settings.find(&options::MAX_RATE)?,
+                    wal_timeout: settings.get(&options::WAL_TIMEOUT)?,
+                };
+                let backup = backup_push::push(&archive, &client, &options, &observer()).await?;
+                if settings.get(&options::JSON)? {
+                    message::print(&backups::json(&backup)?);
+                } else if std::io::stdout().is_terminal() {
+                    message::print(&backups::summary(&backup));
+                }
+                Ok(())
+            })
         }),
-        Verb::BackupFetch(words) => on_all_threads(backup_fetch(words, &settings, environment)),
+        Verb::BackupFetch(words) => {
+            step_back(&settings)?;
+            on_all_threads(backup_fetch(words, &settings, environment))
+        }
         Verb::BackupList => on_one_thread(async {
             let archive = archive(&settings).await?;
             let mut found = Vec::new();
@@ -248,6 +255,18 @@ fn workers(settings: &Settings) -> Result<usize> {
         Some(workers) => workers as usize,
         None => std::thread::available_parallelism().map_or(1, usize::from),
     })
+}
+
+/// Steps back for other processes. Before the first thread starts: on Linux each one has a niceness of its own, which it
+/// inherits (sched(7)).
+fn step_back(settings: &Settings) -> Result<()> {
+    match settings.get(&options::NICE)? {
+        0 => Ok(()),
+        more => rustix::process::nice(more.cast_signed())
+            .map(drop)
+            .map_err(std::io::Error::from)
+            .during(|| "could not become nicer"),
+    }
 }
 
 fn observer() -> Arc<dyn Observer> {

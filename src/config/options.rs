@@ -31,6 +31,9 @@ pub static TABLE: &[&Row] = &[
     &PGDATA.row,
     &WORKERS.row,
     &PART_SIZE.row,
+    &MEMORY_LIMIT.row,
+    &MAX_RATE.row,
+    &NICE.row,
     &WAL_COMPRESSION.row,
     &BACKUP_COMPRESSION.row,
     &WAL_TIMEOUT.row,
@@ -133,6 +136,41 @@ pub static PART_SIZE: Setting<u64> = Setting::new(Row {
     bounds: Some(["1MiB", "1GiB"]),
     default: Some("32MiB"),
     doc: "The stored size of one part of a base backup: what one request uploads, and sends again if it fails",
+    ..Row::SETTING
+});
+
+/// How much memory a base backup may use, in bytes.
+pub static MEMORY_LIMIT: Setting<u64> = Setting::new(Row {
+    name: "memory-limit",
+    verbs: &[BackupPush],
+    value: Some("SIZE"),
+    bounds: Some(["96MiB", "64GiB"]),
+    default: Some("256MiB"),
+    doc: "How much memory a base backup may use: parts become smaller, and in the end workers fewer, to stay below it",
+    ..Row::SETTING
+});
+
+/// How fast a base backup may read, in bytes a second.
+pub static MAX_RATE: Setting<u64> = Setting::new(Row {
+    name: "max-rate",
+    verbs: &[BackupPush],
+    value: Some("SIZE"),
+    bounds: Some(["64KiB", "1024GiB"]),
+    example: Some("100MiB"),
+    doc: "How many bytes a second a base backup may read; it sends less than that, as it compresses; unless given, as many \
+          as it can",
+    ..Row::SETTING
+});
+
+/// How far a base backup steps back for other processes.
+pub static NICE: Setting<u32> = Setting::new(Row {
+    name: "nice",
+    verbs: &[BackupPush, BackupFetch],
+    value: Some("NUMBER"),
+    bounds: Some(["0", "19"]),
+    default: Some("0"),
+    doc: "How far to step back for other processes, as the command nice does: 19 takes what nobody else wants, of \
+          processors and of disks",
     ..Row::SETTING
 });
 

@@ -1,15 +1,17 @@
 //! Fetches parts and writes what is in them, several at once.
 
 use std::fs::{self, File, OpenOptions};
+use std::io::ErrorKind;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use super::plan::{PartPlan, Plan, Target};
+use super::plan::{PartPlan, Plan, Target, Write};
 use crate::archive::Archive;
-use crate::backup::manifest::Backup;
+use crate::backup::manifest::{Backup, Frame};
 use crate::codec::FrameReader;
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::Key;
@@ -20,48 +22,121 @@ use crate::storage::Download;
 /// Parts that one worker has under way: while one waits for the store, another decompresses.
 const PARTS_PER_WORKER: usize = 2;
 
+/// So many stored bytes that nobody needs are rather fetched than asked around.
+const WORTH_A_REQUEST: u64 = 1 << 20;
+
 /// Writes everything that is planned; the directories are there already.
 pub(super) async fn copy(
     archive: &Archive,
     backup: &Backup,
-    plan: Plan,
+    plan: &Arc<Plan>,
     workers: usize,
     observer: &Arc<dyn Observer>,
 ) -> Result<()> {
-    for target in &plan.empty {
-        open(target)?;
+    for target in plan.empty() {
+        open(&target)?;
     }
-    let (sender, receiver) = mpsc::channel(plan.parts.len().max(1));
-    for part in plan.parts {
+    let parts = plan.files().parts().len();
+    let (sender, receiver) = mpsc::channel(parts.max(1));
+    for number in 0..parts {
         // The channel has room for all of them.
-        let _ = sender.try_send(part);
+        let _ = sender.try_send(number);
     }
     drop(sender);
-    let (archive, system, id) = (archive.clone(), backup.system_id, backup.id);
-    let observer = observer.clone();
-    pipeline::run(receiver, workers * PARTS_PER_WORKER, move |part: PartPlan| {
-        let (archive, observer) = (archive.clone(), observer.clone());
-        let key = Key::Part(system, id, part.name);
-        async move {
-            let download = archive.store().get(&key.to_string(), None).await?;
-            let url = archive.url(&key);
-            let runtime = Handle::current();
-            // Decompressing and writing block, so the whole part is worked on where blocking is fine.
-            let work = move || {
-                let source = Source { download, runtime, buffer: Vec::new() };
-                write_part(&part, source, &*observer).during(|| format!("could not restore {url}"))
-            };
-            match tokio::task::spawn_blocking(work).await {
-                Ok(result) => result,
-                Err(lost) => Err(Error::new(Kind::Bug, "a restoring thread ended early").detail(lost.to_string())),
-            }
-        }
+    let copying = Arc::new(Copying {
+        archive: archive.clone(),
+        backup: backup.clone(),
+        plan: plan.clone(),
+        observer: observer.clone(),
+    });
+    pipeline::run(receiver, workers * PARTS_PER_WORKER, move |number| {
+        let copying = copying.clone();
+        async move { copying.part(number).await }
     })
     .await
     .map(drop)
 }
 
-/// The bytes of a part, frame by frame.
+struct Copying {
+    archive: Archive,
+    backup: Backup,
+    plan: Arc<Plan>,
+    observer: Arc<dyn Observer>,
+}
+
+impl Copying {
+    /// Writes what is wanted of a part.
+    async fn part(self: &Arc<Copying>, number: usize) -> Result<()> {
+        let part = Arc::new(self.plan.part(number));
+        let key = Key::Part(self.backup.system_id, self.backup.id, part.name);
+        let size: u64 = stored(&part.frames);
+        for stretch in stretches(&part) {
+            let range = stretch.bytes.clone();
+            let whole = range == (0..size);
+            let download = self.archive.store().get(&key.to_string(), (!whole).then_some(range)).await?;
+            let url = self.archive.url(&key);
+            if download.object_size != size {
+                return Err(Error::new(Kind::Corrupt, format!("{url} has the wrong size"))
+                    .detail(format!("it has {} bytes, not {size}", download.object_size)));
+            }
+            // Decompressing and writing block, so all of it is done where blocking is fine.
+            let (copying, part, runtime) = (self.clone(), part.clone(), Handle::current());
+            let work = move || {
+                let source = Source { download, runtime, buffer: Vec::new() };
+                write_stretch(&part, &stretch, source, &*copying.observer).during(|| format!("could not restore {url}"))
+            };
+            match tokio::task::spawn_blocking(work).await {
+                Ok(result) => result?,
+                Err(lost) => {
+                    return Err(Error::new(Kind::Bug, "a restoring thread ended early").detail(lost.to_string()));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn stored(frames: &[Frame]) -> u64 {
+    frames.iter().map(|frame| u64::from(frame.stored)).sum()
+}
+
+/// Frames of a part that are fetched with one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stretch {
+    frames: Range<usize>,
+    writes: Range<usize>,
+    /// Where they lie in the object.
+    bytes: Range<u64>,
+}
+
+/// What to fetch of a part: the frames that something is written from, and those between them that are not worth a request
+/// of their own. At its two ends too: there are tar headers that belong to no file.
+fn stretches(part: &PartPlan) -> Vec<Stretch> {
+    let mut stretches: Vec<Stretch> = Vec::new();
+    let (mut offset, mut write) = (0, 0);
+    for (number, frame) in part.frames.iter().enumerate() {
+        let end = offset + u64::from(frame.stored);
+        let first = write;
+        while part.writes.get(write).is_some_and(|write| write.frame == number) {
+            write += 1;
+        }
+        if write > first {
+            let near = |stretch: &&mut Stretch| offset - stretch.bytes.end <= WORTH_A_REQUEST;
+            match stretches.last_mut().filter(near) {
+                Some(last) => {
+                    (last.frames.end, last.writes.end, last.bytes.end) = (number + 1, write, end);
+                }
+                None => {
+                    stretches.push(Stretch { frames: number..number + 1, writes: first..write, bytes: offset..end })
+                }
+            }
+        }
+        offset = end;
+    }
+    stretches
+}
+
+/// The bytes of a stretch, frame by frame.
 struct Source {
     download: Download,
     runtime: Handle,
@@ -81,45 +156,61 @@ impl Source {
     }
 }
 
-fn write_part(part: &PartPlan, mut source: Source, observer: &dyn Observer) -> Result<()> {
-    let expected: u64 = part.frames.iter().map(|(frame, _)| u64::from(frame.stored)).sum();
-    if source.download.object_size != expected {
-        return Err(Error::new(Kind::Corrupt, "the part has the wrong size")
-            .detail(format!("it has {} bytes, not {expected}", source.download.object_size)));
-    }
+fn write_stretch(part: &PartPlan, stretch: &Stretch, mut source: Source, observer: &dyn Observer) -> Result<()> {
     let mut reader = FrameReader::new()?;
+    let mut writes = part.writes[stretch.writes.clone()].iter().peekable();
     // The files of a part come one after the other: one is open at a time.
     let mut current: Option<(usize, File)> = None;
-    for (frame, writes) in &part.frames {
+    for number in stretch.frames.clone() {
+        let frame = &part.frames[number];
         let stored = frame.stored as usize;
         source.fill(stored)?;
-        let plain = reader.decompress(frame, &source.buffer[..stored])?;
-        for write in writes {
-            let file = match &current {
-                Some((index, file)) if *index == write.file => file,
-                _ => &current.insert((write.file, open(&part.files[write.file])?)).1,
-            };
-            let bytes = &plain[write.frame_offset..write.frame_offset + write.length];
-            file.write_all_at(bytes, write.file_offset)
-                .during(|| format!("could not write \"{}\"", part.files[write.file].path.display()))?;
-            observer.notice(Event::Advanced(bytes.len() as u64));
+        if writes.peek().is_some_and(|write| write.frame == number) {
+            let plain = reader.decompress(frame, &source.buffer[..stored])?;
+            while let Some(write) = writes.next_if(|write| write.frame == number) {
+                let target = &part.files[write.file];
+                let file = match &current {
+                    Some((index, file)) if *index == write.file => file,
+                    _ => &current.insert((write.file, open(target)?)).1,
+                };
+                write_at(file, target, write, plain)?;
+                observer.notice(Event::Advanced(write.length as u64));
+            }
         }
         source.buffer.drain(..stored);
     }
     Ok(())
 }
 
-/// Opens a file that another part may have begun.
+/// Writes, unless these are zeros: a new file is all zeros.
+fn write_at(file: &File, target: &Target, write: &Write, plain: &[u8]) -> Result<()> {
+    let bytes = &plain[write.frame_offset..write.frame_offset + write.length];
+    if is_zero(bytes) {
+        return Ok(());
+    }
+    file.write_all_at(bytes, write.file_offset).during(|| format!("could not write \"{}\"", target.path.display()))
+}
+
+/// Is there nothing but zeros? Looks at the first few before it looks at all.
+fn is_zero(bytes: &[u8]) -> bool {
+    let (start, rest) = bytes.split_at(bytes.len().min(64));
+    start.iter().all(|&byte| byte == 0)
+        && rest.chunks(4096).all(|piece| piece.iter().fold(0, |or, byte| or | byte) == 0)
+}
+
+/// Opens a file that another part may have begun; it has its size from the beginning.
 fn open(target: &Target) -> Result<File> {
     let what = || format!("could not create \"{}\"", target.path.display());
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(target.mode)
-        .open(&target.path)
-        .during(what)?;
-    // The umask may have taken rights away.
-    file.set_permissions(fs::Permissions::from_mode(target.mode)).during(what)?;
-    Ok(file)
+    match OpenOptions::new().write(true).create_new(true).mode(target.mode).open(&target.path) {
+        Ok(file) => {
+            // The umask may have taken rights away.
+            file.set_permissions(fs::Permissions::from_mode(target.mode)).during(what)?;
+            file.set_len(target.size).during(what)?;
+            Ok(file)
+        }
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            OpenOptions::new().write(true).open(&target.path).during(what)
+        }
+        Err(error) => Err(error).during(what),
+    }
 }

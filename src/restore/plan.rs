@@ -91,15 +91,16 @@ impl Destination {
     }
 }
 
-/// Everything that is to be written.
-#[derive(Clone, Debug, Default)]
+/// Everything that is to be written. What belongs to one part is worked out when its turn comes: all of it at once would be
+/// larger than the manifest.
+#[derive(Debug)]
 pub(super) struct Plan {
-    /// Directories, those above first, with their permission bits.
-    pub(super) directories: Vec<(PathBuf, u32)>,
-    /// Files without content.
-    pub(super) empty: Vec<Target>,
-    /// What to write from each part.
-    pub(super) parts: Vec<PartPlan>,
+    files: Files,
+    destination: Destination,
+    /// The numbers of all extents by their place in the volumes.
+    order: Vec<u32>,
+    /// Where each part begins in its volume.
+    starts: Vec<u64>,
 }
 
 /// A file to be written.
@@ -109,6 +110,8 @@ pub(super) struct Target {
     pub(super) path: PathBuf,
     /// Permission bits.
     pub(super) mode: u32,
+    /// Bytes.
+    pub(super) size: u64,
 }
 
 /// What to write from one part.
@@ -116,8 +119,10 @@ pub(super) struct Target {
 pub(super) struct PartPlan {
     /// Which part.
     pub(super) name: PartName,
-    /// Its frames in order, each with what is to be written from it.
-    pub(super) frames: Vec<(Frame, Vec<Write>)>,
+    /// Its frames, in order.
+    pub(super) frames: Vec<Frame>,
+    /// What is written from them, in their order.
+    pub(super) writes: Vec<Write>,
     /// The files that it writes to.
     pub(super) files: Vec<Target>,
 }
@@ -125,6 +130,8 @@ pub(super) struct PartPlan {
 /// Bytes of a frame that go into a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Write {
+    /// Index in [`PartPlan::frames`].
+    pub(super) frame: usize,
     /// Index in [`PartPlan::files`].
     pub(super) file: usize,
     /// Where in the file.
@@ -135,78 +142,100 @@ pub(super) struct Write {
     pub(super) length: usize,
 }
 
-/// Plans the restore of these files, whose manifest has been checked.
-pub(super) fn plan(files: &Files, destination: &Destination) -> Result<Plan> {
-    let target = |path: &str, mode: u32| Target { path: destination.resolve(path), mode };
-    let mut plan = Plan {
-        directories: files.directories.iter().map(|dir| (destination.resolve(&dir.path), dir.mode)).collect(),
-        ..Plan::default()
-    };
-    let mut runs: BTreeMap<u32, Vec<Run>> = BTreeMap::new();
-    for (index, file) in files.files.iter().enumerate() {
-        if file.size == 0 {
-            plan.empty.push(target(&file.path, file.mode));
+impl Plan {
+    /// Plans the restore of these files, whose manifest has been checked.
+    pub(super) fn new(files: Files, destination: Destination) -> Plan {
+        let extents = files.extents();
+        let mut order: Vec<u32> = (0..extents.len() as u32).filter(|&at| extents[at as usize].length > 0).collect();
+        order.sort_unstable_by_key(|&at| (extents[at as usize].volume, extents[at as usize].offset));
+        let mut starts = Vec::with_capacity(files.parts().len());
+        let mut position = (0, 0);
+        for part in files.parts() {
+            if part.volume != position.0 {
+                position = (part.volume, 0);
+            }
+            starts.push(position.1);
+            position.1 += part.plain_size();
         }
-        let mut file_offset = 0;
-        for extent in &file.at {
-            let run = Run { offset: extent.offset, length: extent.length, file: index, file_offset };
-            runs.entry(extent.volume).or_default().push(run);
-            file_offset += extent.length;
-        }
+        Plan { files, destination, order, starts }
     }
-    runs.values_mut().for_each(|runs| runs.sort_unstable_by_key(|run| run.offset));
-    let mut position = (0, 0);
-    for part in &files.parts {
-        if part.volume != position.0 {
-            position = (part.volume, 0);
-        }
-        let mut part_plan = PartPlan { name: part.name(), frames: Vec::new(), files: Vec::new() };
-        let mut indexes: Vec<usize> = Vec::new();
-        for frame in &part.frames {
-            let end = position.1 + u64::from(frame.plain);
-            let runs = runs.get(&part.volume).map_or(&[][..], Vec::as_slice);
-            let mut writes = Vec::new();
-            for run in overlapping(runs, position.1, end) {
-                let file = indexes.iter().rposition(|&known| known == run.file).unwrap_or_else(|| {
-                    indexes.push(run.file);
-                    part_plan.files.push(target(&files.files[run.file].path, files.files[run.file].mode));
-                    indexes.len() - 1
-                });
-                let (from, to) = (run.offset.max(position.1), run.end().min(end));
-                writes.push(Write {
-                    file,
-                    file_offset: run.file_offset + (from - run.offset),
-                    frame_offset: (from - position.1) as usize,
+
+    /// The manifest.
+    pub(super) fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// Where everything goes.
+    pub(super) fn destination(&self) -> &Destination {
+        &self.destination
+    }
+
+    /// Directories, those above first, with their permission bits.
+    pub(super) fn directories(&self) -> impl Iterator<Item = (PathBuf, u32)> {
+        self.files.directories().iter().map(|dir| (self.destination.resolve(&dir.path), dir.mode))
+    }
+
+    /// Files without content.
+    pub(super) fn empty(&self) -> impl Iterator<Item = Target> {
+        (0..self.files.len()).filter(|&number| self.files.size(number) == 0).map(|number| self.target(number))
+    }
+
+    fn target(&self, number: usize) -> Target {
+        let path = self.destination.resolve(&self.files.path(number));
+        Target { path, mode: self.files.mode(number), size: self.files.size(number) }
+    }
+
+    /// What to write from the part of this number, which is below the number of [`Files::parts`].
+    pub(super) fn part(&self, number: usize) -> PartPlan {
+        let part = &self.files.parts()[number];
+        let mut plan =
+            PartPlan { name: part.name(), frames: part.frames.clone(), writes: Vec::new(), files: Vec::new() };
+        // The files of a part follow each other, so the last one is the one that is looked for.
+        let mut last = None;
+        let mut start = self.starts[number];
+        let mut extents = self.overlapping(part.volume, start, start + part.plain_size());
+        for (frame, facts) in part.frames.iter().enumerate() {
+            let end = start + u64::from(facts.plain);
+            while let Some((&first, rest)) = extents.split_first() {
+                let extent = self.files.extents()[first as usize];
+                if extent.offset >= end {
+                    break;
+                }
+                let file = self.files.file_of(first as usize);
+                if last.replace(file) != Some(file) {
+                    plan.files.push(self.target(file));
+                }
+                let before = self.files.extents_of(file).take_while(|&other| other < first as usize);
+                let file_start: u64 = before.map(|other| self.files.extents()[other].length).sum();
+                let extent_end = extent.offset + extent.length;
+                let (from, to) = (extent.offset.max(start), extent_end.min(end));
+                plan.writes.push(Write {
+                    frame,
+                    file: plan.files.len() - 1,
+                    file_offset: file_start + (from - extent.offset),
+                    frame_offset: (from - start) as usize,
                     length: (to - from) as usize,
                 });
+                if extent_end > end {
+                    break;
+                }
+                extents = rest;
             }
-            part_plan.frames.push((*frame, writes));
-            position.1 = end;
+            start = end;
         }
-        plan.parts.push(part_plan);
+        plan
     }
-    Ok(plan)
-}
 
-/// An extent of a file in a volume.
-struct Run {
-    offset: u64,
-    length: u64,
-    file: usize,
-    file_offset: u64,
-}
-
-impl Run {
-    fn end(&self) -> u64 {
-        self.offset + self.length
+    /// The numbers of the extents that have bytes in `start..end` of a volume, in their order. They are disjoint.
+    fn overlapping(&self, volume: u32, start: u64, end: u64) -> &[u32] {
+        let extent = |&at: &u32| self.files.extents()[at as usize];
+        let from = self.order.partition_point(|at| {
+            let extent = extent(at);
+            (extent.volume, extent.offset + extent.length) <= (volume, start)
+        });
+        let to = self.order.partition_point(|at| (extent(at).volume, extent(at).offset) < (volume, end));
+        &self.order[from..to.max(from)]
     }
-}
-
-/// Those of the sorted, disjoint `runs` that have bytes in `start..end`.
-fn overlapping(runs: &[Run], start: u64, end: u64) -> &[Run] {
-    let from = runs.partition_point(|run| run.end() <= start);
-    let to = runs.partition_point(|run| run.offset < end);
-    &runs[from..to.max(from)]
 }
 
 /// Does the archive hold the WAL that the recovery needs? Returns what the user should know all the same.

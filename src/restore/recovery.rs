@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::Request;
 use super::plan::Destination;
-use crate::backup::manifest::Files;
+use crate::backup::manifest::{File, Files};
 use crate::config::target::{Action, Goal, Point, TargetTimeline};
 use crate::config::value::Choice;
 use crate::durable;
@@ -86,21 +86,19 @@ fn word(action: Action) -> &'static str {
     Action::WORDS.iter().find(|(_, known)| *known == action).map_or("pause", |(word, _)| word)
 }
 
-/// Rewrites `tablespace_map` for tablespaces that lie elsewhere now, and what `files` says of it: PostgreSQL makes the
-/// links below `pg_tblspc` anew from it when it starts.
-pub(super) fn map_tablespaces(destination: &Destination, files: &mut Files) -> Result<()> {
+/// Rewrites `tablespace_map` for tablespaces that lie elsewhere now, and returns what it is then: PostgreSQL makes the links
+/// below `pg_tblspc` anew from it when it starts.
+pub(super) fn map_tablespaces(destination: &Destination, files: &Files) -> Result<Option<File>> {
+    let Some(number) = (0..files.len()).find(|&number| files.path(number) == TABLESPACE_MAP) else { return Ok(None) };
     if !destination.is_mapped() {
-        return Ok(());
+        return Ok(None);
     }
     let path = destination.root().join(TABLESPACE_MAP);
     let map = fs::read_to_string(&path).during(|| format!("could not read \"{}\"", path.display()))?;
     let map = mapped(&map, destination);
     durable::write(&path, map.as_bytes())?;
-    if let Some(file) = files.files.iter_mut().find(|file| file.path == TABLESPACE_MAP) {
-        file.size = map.len() as u64;
-        file.crc32c = crc32c::crc32c(map.as_bytes());
-    }
-    Ok(())
+    let file = files.file(number);
+    Ok(Some(File { size: map.len() as u64, crc32c: crc32c::crc32c(map.as_bytes()), ..file }))
 }
 
 /// One line a tablespace: its OID, a space, its place (`read_tablespace_map` in src/backend/access/transam/xlogrecovery.c).

@@ -130,16 +130,17 @@ fn clear(directory: &Path, keep: Option<&Path>) -> Result<()> {
 
 impl Prepared {
     /// Makes all directories and the links to the tablespaces.
-    pub(super) fn make_directories(&self, destination: &Destination, plan: &Plan, root_mode: u32) -> Result<()> {
+    pub(super) fn make_directories(&self, plan: &Plan, root_mode: u32) -> Result<()> {
+        let destination = plan.destination();
         set_mode(destination.root(), root_mode)?;
         for place in destination.tablespaces().values() {
             durable::create_directories(place)?;
             set_mode(place, root_mode)?;
         }
-        for (directory, mode) in &plan.directories {
-            let made = fs::DirBuilder::new().mode(*mode).recursive(true).create(directory);
+        for (directory, mode) in plan.directories() {
+            let made = fs::DirBuilder::new().mode(mode).recursive(true).create(&directory);
             made.during(|| format!("could not create \"{}\"", directory.display()))?;
-            set_mode(directory, *mode)?;
+            set_mode(&directory, mode)?;
         }
         for (oid, place) in destination.tablespaces() {
             let link = destination.root().join(format!("pg_tblspc/{oid}"));

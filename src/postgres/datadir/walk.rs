@@ -9,23 +9,26 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
 use rustix::fs::{Access, access};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::postgres::control::ControlFile;
 use crate::postgres::datadir::rules;
-use crate::postgres::entry::{Entry, EntryKind, Tablespace};
+use crate::postgres::entry::{Directory, FileList, Tablespace};
 
 /// How deep directories may lie within each other. PostgreSQL's own lie no deeper than 5.
 const MAX_DEPTH: usize = 64;
 
-/// What belongs in a base backup.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What belongs in a base backup. The data directory itself and the links to tablespaces are not in it.
+#[derive(Clone, Debug, Default)]
 pub struct Walk {
-    /// Directories and files, in the order of their paths' bytes: a directory comes before what lies in it. The data
-    /// directory itself and the links to tablespaces are not among them; `global/pg_control` is, and must be read last.
-    pub entries: Vec<Entry>,
+    /// The data directory, without symbolic links. Every path is relative to it, those of tablespaces through the links in
+    /// `pg_tblspc`.
+    pub root: PathBuf,
+    /// Directories, each one before those in it.
+    pub directories: Vec<Directory>,
+    /// Files; `global/pg_control` is among them, and must be read last.
+    pub files: FileList,
     /// The tablespaces that lie elsewhere, in the order of their numbers.
     pub tablespaces: Vec<Tablespace>,
     /// What belongs to no backup and that PostgreSQL did not put there; to be told to the user.
@@ -60,8 +63,7 @@ pub fn walk(data_directory: &Path, control: &ControlFile) -> Result<Walk> {
         found: Walk::default(),
     };
     walker.content("", &root, 0)?;
-    let mut found = walker.found;
-    found.entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    let mut found = Walk { root, ..walker.found };
     found.tablespaces.sort_unstable();
     found.skipped.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     Ok(found)
@@ -93,7 +95,8 @@ impl Walker {
                 .detail(format!("the bound is {MAX_DEPTH}"))
                 .hint("Move what is not PostgreSQL's out of the data directory."));
         }
-        let names = names(source)?;
+        let mut names = names(source)?;
+        names.sort_unstable();
         let holds_relations = rules::is_database_directory(path, &self.tablespace_directory);
         let unlogged: HashSet<&str> = names.iter().filter_map(|name| init_fork(name)).collect();
         for name in &names {
@@ -114,14 +117,14 @@ impl Walker {
         };
         let (is_link, is_directory) = (metadata.is_symlink(), metadata.is_dir());
         if (is_link || is_directory) && path == "pg_wal" {
-            self.wal_directory(&source, &metadata);
+            self.wal_directory(&metadata);
         } else if (is_link || is_directory) && rules::is_emptied(name) {
-            self.directory(path, source, &metadata);
+            self.directory(path, &metadata);
         } else if is_link && path.strip_prefix("pg_tblspc/") == Some(name) {
             self.tablespace(path, name, source, depth)?;
         } else if is_directory {
             let is_tablespace = self.inner_tablespaces.contains(&source);
-            self.directory(path.clone(), source.clone(), &metadata);
+            self.directory(path.clone(), &metadata);
             if !is_tablespace {
                 self.content(&path, &source, depth + 1)?;
             }
@@ -137,24 +140,21 @@ impl Walker {
     fn file(&mut self, path: String, source: PathBuf, metadata: &Metadata) -> Result<()> {
         let readable = access(&source, Access::READ_OK).map_err(io::Error::from);
         if present(readable).during(|| could_not("read", &source))?.is_some() {
-            let (size, mode, modified) = (metadata.len(), permissions(metadata), modified(metadata));
-            self.found.entries.push(Entry { path, source, kind: EntryKind::File, size, mode, modified });
+            self.found.files.push(&path, metadata.len());
         }
         Ok(())
     }
 
-    fn directory(&mut self, path: String, source: PathBuf, metadata: &Metadata) {
+    fn directory(&mut self, path: String, metadata: &Metadata) {
         let mode = if metadata.is_symlink() { self.directory_mode } else { permissions(metadata) };
-        let modified = modified(metadata);
-        self.found.entries.push(Entry { path, source, kind: EntryKind::Directory, size: 0, mode, modified });
+        self.found.directories.push(Directory { path, mode });
     }
 
     /// Of the WAL only the directories that a server wants to find: the WAL itself comes from the archive.
-    fn wal_directory(&mut self, source: &Path, metadata: &Metadata) {
-        self.directory("pg_wal".into(), source.to_owned(), metadata);
-        self.directory("pg_wal/archive_status".into(), source.join("archive_status"), metadata);
-        if self.summaries {
-            self.directory("pg_wal/summaries".into(), source.join("summaries"), metadata);
+    fn wal_directory(&mut self, metadata: &Metadata) {
+        let summaries = self.summaries.then_some("pg_wal/summaries");
+        for path in ["pg_wal", "pg_wal/archive_status"].into_iter().chain(summaries) {
+            self.directory(path.into(), metadata);
         }
     }
 
@@ -172,7 +172,7 @@ impl Walker {
         };
         let path = format!("{path}/{}", self.tablespace_directory);
         self.found.tablespaces.push(Tablespace { oid, location });
-        self.directory(path.clone(), source.clone(), &metadata);
+        self.directory(path.clone(), &metadata);
         self.content(&path, &source, depth + 2)
     }
 
@@ -233,10 +233,4 @@ fn could_not(what: &str, path: &Path) -> String {
 
 fn permissions(metadata: &Metadata) -> u32 {
     metadata.mode() & 0o7777
-}
-
-/// A time that no calendar holds becomes the beginning of 1970: no recovery goes by it.
-fn modified(metadata: &Metadata) -> Timestamp {
-    let nanoseconds = i32::try_from(metadata.mtime_nsec()).unwrap_or_default();
-    Timestamp::new(metadata.mtime(), nanoseconds).unwrap_or_default()
 }
