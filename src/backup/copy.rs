@@ -34,6 +34,7 @@ pub(super) struct Copying<'a> {
     pub(super) observer: &'a Arc<dyn Observer>,
     pub(super) id: BackupId,
     pub(super) control: ControlFile,
+    pub(super) shape: Shape,
 }
 
 /// All that was copied.
@@ -53,18 +54,17 @@ impl Copying<'_> {
         let name = format!("copying {} files", plan.files.len());
         self.observer.notice(Event::Phase { name, bytes: Some(plan.bytes) });
 
-        let Options { memory_limit, workers, part_size, level, max_rate, .. } = *self.options;
-        let shape = Shape::within(memory_limit, workers, part_size, level);
+        let Options { level, max_rate, .. } = *self.options;
         let listing = Arc::new(Listing::begin(self.id)?);
         let (parts, receiver) = mpsc::channel(1);
         let storing = Storing {
             open: parts.clone(),
-            task: tokio::spawn(self.store_parts(receiver, shape.uploads, listing.clone())),
+            task: tokio::spawn(self.store_parts(receiver, self.shape.uploads, listing.clone())),
         };
         let packer = Packer {
             root,
             level,
-            shape,
+            shape: self.shape,
             pace: max_rate.map(|rate| Arc::new(Pace::new(rate))),
             parts,
             listing: listing.clone(),

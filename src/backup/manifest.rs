@@ -507,6 +507,7 @@ fn corrupt(id: BackupId, detail: String) -> Error {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::layout::FORMAT;
     use proptest::prelude::*;
 
     fn id() -> BackupId {

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::manifest::FRAME_SIZE;
+use crate::error::{Error, Kind, Result};
 use crate::postgres::control::CONTROL_FILE;
 use crate::postgres::entry::FileList;
 
@@ -93,26 +94,103 @@ impl Shape {
     /// `40 MiB + workers × (12 MiB + 2 × context) + (workers + uploads + 1) × part size`, with `uploads` = the greater of 4
     /// and the workers: each worker fills one part, one more waits, and the others are under way. `context` is what zstd
     /// takes to compress 2 MiB at this level.
-    pub(super) fn within(limit: u64, workers: usize, part_size: usize, level: i32) -> Shape {
+    ///
+    /// # Errors
+    /// [`Kind::Config`] if the limit is too small for one worker at this level.
+    pub(super) fn within(limit: u64, workers: usize, part_size: usize, level: i32) -> Result<Shape> {
         let per_worker = FRAMES_PER_WORKER * FRAME_SIZE as u64 + 2 * context(level);
-        let part = |workers: u64| {
-            let parts = workers + workers.max(UPLOADS) + 1;
-            limit.saturating_sub(FIXED + workers * per_worker) / parts
+        let parts = |workers: u64| workers + workers.max(UPLOADS) + 1;
+        let needed = |workers: u64| FIXED + workers * per_worker + parts(workers) * SMALLEST_PART;
+        let Some(workers) = (1..=workers.max(1) as u64).rev().find(|&workers| needed(workers) <= limit) else {
+            let least = needed(1).div_ceil(1 << 20);
+            return Err(Error::new(Kind::Config, format!("{limit} bytes of memory do not suffice for a backup"))
+                .detail(format!("compression level {level} takes {least} MiB at least"))
+                .hint(format!(
+                    "Set --memory-limit or WALDEN_MEMORY_LIMIT to {least}MiB, or --backup-compression or \
+                     WALDEN_BACKUP_COMPRESSION to a lower level."
+                )));
         };
-        let workers = (1..=workers.max(1) as u64).rev().find(|&workers| part(workers) >= SMALLEST_PART).unwrap_or(1);
-        let part_size = part(workers).clamp(SMALLEST_PART, (part_size as u64).max(1)) as usize;
-        Shape { workers: workers as usize, part_size, uploads: workers.max(UPLOADS) as usize }
+        let room = (limit - FIXED - workers * per_worker) / parts(workers);
+        let part_size = (part_size as u64).clamp(1, room.max(SMALLEST_PART)) as usize;
+        Ok(Shape { workers: workers as usize, part_size, uploads: workers.max(UPLOADS) as usize })
     }
 }
 
-/// What zstd takes to compress 2 MiB at this level, as `ZSTD_sizeof_CCtx` says, rounded up.
+/// What zstd 1.5 takes to compress 2 MiB at this level, as `ZSTD_sizeof_CCtx` says, rounded up.
 fn context(level: i32) -> u64 {
     let mib = match level {
-        ..=2 => 2,
-        3..=4 => 3,
-        5..=9 => 6,
-        10..=12 => 20,
-        _ => 40,
+        ..=2 => 1,
+        3 => 2,
+        4..=6 => 4,
+        7..=8 => 7,
+        9 => 13,
+        10..=12 => 25,
+        _ => 34,
     };
     mib << 20
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn total(shape: Shape, level: i32) -> u64 {
+        let workers = shape.workers as u64 * (12 * (1 << 20) + 2 * context(level));
+        (40 << 20) + workers + (shape.workers + shape.uploads + 1) as u64 * shape.part_size as u64
+    }
+
+    proptest! {
+        #[test]
+        fn the_memory_limit_is_kept(mib in 96u64..4096, workers in 1usize..=256, part in 20u32..=30, level in 1i32..=19) {
+            let limit = mib << 20;
+            match Shape::within(limit, workers, 1 << part, level) {
+                Ok(shape) => {
+                    prop_assert!(total(shape, level) <= limit, "{:?}", shape);
+                    prop_assert!((1..=workers).contains(&shape.workers) && shape.part_size <= 1 << part);
+                    // Nothing is given away: with the parts that were wanted, or with smaller ones, it is nearly used up.
+                    let more = Shape { part_size: shape.part_size + (1 << 20), ..shape };
+                    prop_assert!(shape.part_size == 1 << part || total(more, level) > limit);
+                }
+                Err(error) => prop_assert!(limit < 140 << 20 && level > 6, "{:?}", error),
+            }
+        }
+
+        #[test]
+        fn every_file_but_the_control_file_is_in_one_job(sizes in prop::collection::vec(prop_oneof![0u64..100_000, Just(FRAME_SIZE as u64), 0u64..10_000_000_000], 0..600)) {
+            let mut files = FileList::default();
+            sizes.iter().enumerate().for_each(|(number, &size)| files.push(&format!("base/5/{number}"), size));
+            files.push(CONTROL_FILE, 8192);
+            let plan = plan(files);
+            let mut numbers = Vec::new();
+            for job in &plan.jobs {
+                match job {
+                    Job::Large(number) => numbers.push(*number),
+                    Job::Small(range) => {
+                        let batch = &plan.small[range.clone()];
+                        let bytes: u64 = batch.iter().map(|&number| plan.files.size(number as usize)).sum();
+                        prop_assert!(!batch.is_empty() && batch.len() <= BATCH_FILES);
+                        prop_assert!(bytes < BATCH_BYTES + FRAME_SIZE as u64);
+                        numbers.extend(batch);
+                    }
+                }
+            }
+            numbers.sort_unstable();
+            prop_assert_eq!(numbers, (0..sizes.len() as u32).collect::<Vec<_>>());
+            prop_assert_eq!(plan.bytes, sizes.iter().sum::<u64>() + 8192);
+            let large: Vec<u64> = plan.jobs.iter().filter_map(|job| match job {
+                Job::Large(number) => Some(plan.files.size(*number as usize)),
+                Job::Small(_) => None,
+            }).collect();
+            prop_assert!(large.is_sorted_by(|a, b| a >= b));
+        }
+    }
+
+    #[test]
+    fn the_defaults_serve_small_and_large_machines() {
+        for (workers, expected) in [(1, 32), (2, 26), (8, 6), (16, 2)] {
+            let shape = Shape::within(256 << 20, workers, 32 << 20, 1).unwrap();
+            assert_eq!((shape.workers, shape.part_size >> 20), (workers.min(11), expected), "{workers}");
+        }
+    }
 }

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use super::copy::{Copied, Copying};
 use super::listing::Listed;
 use super::manifest::Backup;
+use super::plan::Shape;
 use crate::archive::{Archive, Encoded};
 use crate::codec::Description;
 use crate::error::{Context, Error, Kind, Result};
@@ -61,13 +62,14 @@ pub async fn push(
     let server = client.server().await?;
     let data_directory = options.data_directory.clone().unwrap_or_else(|| server.data_directory.clone());
     let control = preflight(&server, &data_directory)?;
+    let shape = Shape::within(options.memory_limit, options.workers, options.part_size, options.level)?;
     archive.ensure_marker().await?;
 
     observer.notice(Event::Phase { name: "waiting for a checkpoint".into(), bytes: None });
     let start = client.backup_start("walden backup-push").await?;
     let started = Timestamp::now();
     let id = BackupId::new(started, SegmentName::containing(server.timeline, start, server.segment_size));
-    let copying = Copying { archive, client, options, observer, id, control };
+    let copying = Copying { archive, client, options, observer, id, control, shape };
     let (Copied { listed, tablespaces }, stop) =
         copying.copy(&data_directory).await.during(|| format!("could not take backup {id}"))?;
     let finished = Timestamp::now();

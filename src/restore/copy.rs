@@ -191,11 +191,10 @@ fn write_at(file: &File, target: &Target, write: &Write, plain: &[u8]) -> Result
     file.write_all_at(bytes, write.file_offset).during(|| format!("could not write \"{}\"", target.path.display()))
 }
 
-/// Is there nothing but zeros? Looks at the first few before it looks at all.
+/// Is there nothing but zeros?
 fn is_zero(bytes: &[u8]) -> bool {
-    let (start, rest) = bytes.split_at(bytes.len().min(64));
-    start.iter().all(|&byte| byte == 0)
-        && rest.chunks(4096).all(|piece| piece.iter().fold(0, |or, byte| or | byte) == 0)
+    const ZEROS: [u8; 4096] = [0; 4096];
+    bytes.chunks(ZEROS.len()).all(|piece| piece == &ZEROS[..piece.len()])
 }
 
 /// Opens a file that another part may have begun; it has its size from the beginning.
