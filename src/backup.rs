@@ -1,5 +1,6 @@
 //! Base backups: what one consists of, how one is taken, and which exist.
 
+pub mod cat;
 pub mod catalogue;
 mod copy;
 mod listing;

@@ -31,6 +31,7 @@ const UNITS: &[(&str, Layer)] = &[
     ("wal::backfill", Stories),
     ("wal::verify", Stories),
     ("wal::show", Stories),
+    ("backup::cat", Stories),
     ("backup::push", Stories),
     ("backup::delete", Stories),
     ("restore", Stories),

@@ -76,6 +76,13 @@ pub enum Verb {
         /// Which.
         backup: Selection,
     },
+    /// Write one file of a base backup to standard output.
+    BackupCat {
+        /// Which.
+        backup: Selection,
+        /// The file, relative to the data directory.
+        file: String,
+    },
     /// Help `wal-push` until the process ends.
     Daemon {
         /// The data directory.
@@ -270,6 +277,10 @@ fn verb(name: VerbName, matches: &ArgMatches, settings: &Settings) -> Result<Ver
         }),
         VerbName::BackupList => Verb::BackupList,
         VerbName::BackupShow => Verb::BackupShow { backup: required(matches, help::BACKUP, str::parse)? },
+        VerbName::BackupCat => Verb::BackupCat {
+            backup: required(matches, help::BACKUP, str::parse)?,
+            file: required(matches, help::FILE, |text| Ok(text.to_owned()))?,
+        },
         VerbName::Daemon => Verb::Daemon { pgdata: required(matches, help::PGDATA, PathBuf::read)? },
         VerbName::WalShow => Verb::WalShow,
         VerbName::WalVerify => Verb::WalVerify,
@@ -380,6 +391,7 @@ mod tests {
             ("backup-list --json".to_owned(), Verb::BackupList),
             ("backup-show LATEST".to_owned(), Verb::BackupShow { backup: Selection::Latest }),
             (format!("backup-show {ID}"), Verb::BackupShow { backup: id }),
+            (format!("backup-cat {ID} base/1/2"), Verb::BackupCat { backup: id, file: "base/1/2".into() }),
             ("daemon /pg".to_owned(), Verb::Daemon { pgdata: "/pg".into() }),
             ("wal-show --json".to_owned(), Verb::WalShow),
             ("wal-verify --deep --workers 4".to_owned(), Verb::WalVerify),
@@ -423,6 +435,7 @@ mod tests {
                     VerbName::WalPush | VerbName::WalBackfill | VerbName::BackupFetch | VerbName::Daemon => &["x"],
                     VerbName::WalFetch => &["00000002.history", "x"],
                     VerbName::BackupShow => &["LATEST"],
+                    VerbName::BackupCat => &["LATEST", "x"],
                     VerbName::BackupPush | VerbName::BackupList | VerbName::Config => &[],
                     VerbName::WalShow | VerbName::WalVerify | VerbName::Doctor => &[],
                 };

@@ -1,12 +1,14 @@
 //! How backups are shown.
 
+use std::io::Write;
+
 use comfy_table::{Table, presets};
 use indicatif::{BinaryBytes, FormattedDuration};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::backup::catalogue::Found;
-use crate::backup::manifest::Backup;
+use crate::backup::manifest::{Backup, File, Files};
 use crate::error::{Error, Kind, Result};
 
 /// A table, oldest first.
@@ -100,4 +102,32 @@ fn time(time: Timestamp) -> String {
 fn took(backup: &Backup) -> String {
     let took = backup.finished.duration_since(backup.started);
     FormattedDuration(took.unsigned_abs()).to_string()
+}
+
+/// Prints a line for each file, size and path; as JSON, an array of objects, one a line. Written as it comes: there can be
+/// millions.
+pub(super) fn print_files(files: &Files, json: bool) -> Result<()> {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    match write_files(files, json, &mut out).and_then(|()| out.flush()) {
+        // `walden backup-show LATEST --files | head` ends quietly.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::io("could not write to standard output", &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn write_files(files: &Files, json: bool, out: &mut impl Write) -> std::io::Result<()> {
+    for number in 0..files.len() {
+        let file = files.file(number);
+        if json {
+            let separator = if number == 0 { "[" } else { "," };
+            let File { path, size, mode, modified, crc32c, .. } = file;
+            let value = json!({ "path": path, "size": size, "mode": mode, "modified": modified, "crc32c": crc32c });
+            writeln!(out, "{separator}{value}")?;
+        } else {
+            writeln!(out, "{:>12} {}", file.size, file.path)?;
+        }
+    }
+    if json { writeln!(out, "{}]", if files.is_empty() { "[" } else { "" }) } else { Ok(()) }
 }

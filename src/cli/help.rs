@@ -16,6 +16,7 @@ pub(super) const NAME: &str = "NAME";
 pub(super) const PGDATA: &str = "PGDATA";
 pub(super) const DIR: &str = "DIR";
 pub(super) const BACKUP: &str = "BACKUP";
+pub(super) const FILE: &str = "FILE";
 
 /// The operands of a verb, in their order.
 pub(super) fn positionals(verb: VerbName) -> &'static [Positional] {
@@ -44,6 +45,14 @@ pub(super) fn positionals(verb: VerbName) -> &'static [Positional] {
         VerbName::BackupShow => {
             &[Positional { name: BACKUP, required: true, doc: "LATEST or an id, as backup-list prints it" }]
         }
+        VerbName::BackupCat => &[
+            Positional { name: BACKUP, required: true, doc: "LATEST or an id, as backup-list prints it" },
+            Positional {
+                name: FILE,
+                required: true,
+                doc: "The file's path in the data directory, such as postgresql.conf",
+            },
+        ],
         VerbName::Daemon => {
             &[Positional { name: PGDATA, required: true, doc: "The data directory of the cluster to serve" }]
         }
@@ -61,6 +70,7 @@ pub(super) fn summary(verb: VerbName) -> &'static str {
         VerbName::BackupFetch => "Restore a base backup, up to now, to a point in time, or as a standby",
         VerbName::BackupList => "List the base backups",
         VerbName::BackupShow => "Show one base backup",
+        VerbName::BackupCat => "Write one file of a base backup to standard output",
         VerbName::Daemon => "Help wal-push with connections that are ready: for a store that is far away",
         VerbName::WalShow => "Show which WAL is in the archive, timeline by timeline",
         VerbName::WalVerify => "Verify that every backup finds the WAL to recover from it",
@@ -129,7 +139,15 @@ Examples:
             "\
 Examples:
   walden backup-show LATEST
-  walden backup-show 20261121T013005Z-0000000100000000000000AB --json"
+  walden backup-show 20261121T013005Z-0000000100000000000000AB --json
+  walden backup-show LATEST --files"
+        }
+        VerbName::BackupCat => {
+            "\
+The settings of the server as they were:
+  walden backup-cat LATEST postgresql.conf
+
+Only what the file takes is fetched. walden backup-show LATEST --files prints which files there are."
         }
         VerbName::Daemon => {
             "\

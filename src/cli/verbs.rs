@@ -10,8 +10,9 @@ use super::arguments::{BackupFetch, Invocation, Verb};
 use super::opening::{archive, level, wal_archive};
 use super::{backups, config, doctor, looking, message, resident, restore_command, wal};
 use crate::archive::Archive;
-use crate::backup::catalogue;
+use crate::backup::manifest::Backup;
 use crate::backup::push as backup_push;
+use crate::backup::{cat, catalogue};
 use crate::config::Settings;
 use crate::config::options;
 use crate::config::sources::Environment;
@@ -78,14 +79,19 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
         }),
         Verb::BackupShow { backup } => on_one_thread(async {
             let archive = archive(&settings).await?;
-            let system = cluster(&settings, &archive).await?;
-            let backup = match backup {
-                Selection::Latest => catalogue::latest(&archive, system).await?,
-                Selection::Id(id) => catalogue::read(&archive, system, id).await?,
-            };
+            let backup = selected(backup, &settings, &archive).await?;
             let json = settings.get(&options::JSON)?;
+            if settings.get(&options::FILES)? {
+                let files = catalogue::files(&archive, &backup).await?;
+                return backups::print_files(&files, json);
+            }
             message::print(&if json { backups::json(&backup)? } else { backups::show(&backup) });
             Ok(())
+        }),
+        Verb::BackupCat { backup, file } => on_one_thread(async {
+            let archive = archive(&settings).await?;
+            let backup = selected(backup, &settings, &archive).await?;
+            cat::cat(&archive, &backup, &file, &mut std::io::stdout()).await
         }),
         Verb::Daemon { pgdata } => on_one_thread(resident::serve(&pgdata, &settings, environment)),
         Verb::WalShow => on_all_threads(async {
@@ -229,6 +235,15 @@ async fn backup_fetch(words: BackupFetch, settings: &Settings, environment: &Env
         message::print(&format!("{}Next: pg_ctl -D '{directory}' start\n{then}", backups::summary(&backup)));
     }
     Ok(())
+}
+
+/// The backup that is named.
+async fn selected(backup: Selection, settings: &Settings, archive: &Archive) -> Result<Backup> {
+    let system = cluster(settings, archive).await?;
+    match backup {
+        Selection::Latest => catalogue::latest(archive, system).await,
+        Selection::Id(id) => catalogue::read(archive, system, id).await,
+    }
 }
 
 async fn cluster(settings: &Settings, archive: &Archive) -> Result<SystemId> {

@@ -12,8 +12,8 @@ use jiff::Timestamp;
 use crate::config::Location;
 use crate::config::role::{AssumedRole, ExternalId};
 use crate::config::row::VerbName::{
-    BackupFetch, BackupList, BackupPush, BackupShow, Config, Daemon, Doctor, WalBackfill, WalFetch, WalPush, WalShow,
-    WalVerify,
+    BackupCat, BackupFetch, BackupList, BackupPush, BackupShow, Config, Daemon, Doctor, WalBackfill, WalFetch, WalPush,
+    WalShow, WalVerify,
 };
 use crate::config::row::{Alias, Row, Setting};
 use crate::config::target::{Action, RestorePoint, TablespaceMapping, TargetTimeline};
@@ -66,6 +66,7 @@ pub static TABLE: &[&Row] = &[
     &CONFIG.row,
     &ENVDIR.row,
     &JSON.row,
+    &FILES.row,
     &AHEAD.row,
     &DEEP.row,
     &TARGET_TIME.row,
@@ -97,7 +98,7 @@ pub static PREFIX: Setting<Location> = Setting::new(Row {
 /// Which cluster below the prefix.
 pub static SYSTEM_ID: Setting<SystemId> = Setting::new(Row {
     name: "system-id",
-    verbs: &[WalFetch, BackupFetch, BackupList, BackupShow, WalShow, WalVerify],
+    verbs: &[WalFetch, BackupFetch, BackupList, BackupShow, BackupCat, WalShow, WalVerify],
     value: Some("NUMBER"),
     example: Some("7710427967336607753"),
     doc: "Which cluster below the prefix, by its system identifier (pg_controldata prints it), where no data directory \
@@ -383,6 +384,15 @@ pub static JSON: Setting<bool> = Setting::new(Row {
     verbs: &[WalBackfill, BackupPush, BackupFetch, BackupList, BackupShow, WalShow, WalVerify, Doctor, Config],
     default: Some("false"),
     doc: "Print JSON",
+    ..Row::ARGUMENT
+});
+
+/// Show a backup's files.
+pub static FILES: Setting<bool> = Setting::new(Row {
+    name: "files",
+    verbs: &[BackupShow],
+    default: Some("false"),
+    doc: "Print the backup's files instead, with their sizes",
     ..Row::ARGUMENT
 });
 

@@ -73,8 +73,12 @@ impl Walden {
     /// Runs it to its end.
     pub fn run(self) -> Ran {
         let command = format!("{:?}", self.command);
-        let output = assert_cmd::Command::from_std(self.command).timeout(DEADLINE).output().unwrap();
-        Ran::of(command, &output)
+        Ran::of(command, &self.output())
+    }
+
+    /// Runs it to its end, for output that is not text.
+    pub fn output(self) -> Output {
+        assert_cmd::Command::from_std(self.command).timeout(DEADLINE).output().unwrap()
     }
 
     /// Runs it to its end and watches how much memory it takes: the peak of what was resident, in bytes, as the kernel
