@@ -2,9 +2,11 @@
 
 pub mod catalogue;
 mod copy;
+pub mod damage;
 mod listing;
 pub mod manifest;
 mod pack;
+mod pages;
 mod plan;
 pub mod push;
 mod read;

@@ -74,6 +74,7 @@ const PARTS: &[(&str, &str)] = &[
     ("backup::copy", "backup::push"),
     ("backup::listing", "backup::push"),
     ("backup::pack", "backup::push"),
+    ("backup::pages", "backup::push"),
     ("backup::read", "backup::push"),
     ("backup::volume", "backup::push"),
 ];

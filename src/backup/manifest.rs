@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::damage::PageCheck;
 use crate::error::{Error, Kind, Result};
 use crate::layout::{self, BackupId, PartName, sealed};
 use crate::postgres::control::SystemId;
