@@ -25,11 +25,21 @@ use crate::postgres::relation::{DataFile, SEGMENT_PAGES};
 /// How long to wait before a wrong page is read again: a server that is writing a page has done so long before.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// A page that has been the same so often, and wrong, is not being written.
-const STILL: u32 = 3;
+/// How long a wrong page is looked at before it is taken for what it is, counted in looks.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// A page that has been the same so often is not being written.
+    still: u32,
+    /// No page is read more often, even if it changes all the time.
+    most: usize,
+}
 
-/// No page is read again more often in one go, even if it changes all the time: half a second.
-const MOST_LOOKS: usize = 50;
+/// While the copying waits: what is still being written then is looked at again at the end.
+const ON_THE_WAY: Patience = Patience { still: 3, most: 10 };
+
+/// At the end: a second without a change. A server that is held up in the middle of writing a page, as by the quota of its
+/// cgroup, goes on sooner.
+const AT_THE_END: Patience = Patience { still: 100, most: 500 };
 
 /// Pages in doubt that are remembered, about 100 bytes each. What is wrong beyond them counts as damaged at once: with so
 /// many of them the cluster is.
@@ -108,7 +118,7 @@ impl Pages {
             }
         }
         let at = |index: usize| offset + (index * PAGE_SIZE) as u64;
-        settle(&mut doubts, self.start, |&index, page| {
+        settle(&mut doubts, self.start, ON_THE_WAY, |&index, page| {
             let there = read_page(source, at(index), page)?;
             if there {
                 pages[index] = *page;
@@ -151,9 +161,11 @@ impl Pages {
         let doubtful = std::mem::take(&mut *self.doubtful.lock().unwrap_or_else(PoisonError::into_inner));
         let mut doubts: Vec<(Place, Doubt)> =
             doubtful.kept.into_iter().map(|place| (place.clone(), Doubt::unseen(place.block))).collect();
-        settle(&mut doubts, self.start, |place, page| match fs::File::open(self.data_directory.join(&place.path)) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            source => read_page(&source?, place.offset, page),
+        settle(&mut doubts, self.start, AT_THE_END, |place, page| {
+            match fs::File::open(self.data_directory.join(&place.path)) {
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+                source => read_page(&source?, place.offset, page),
+            }
         })
         .during(|| format!("could not read pages below \"{}\" again", self.data_directory.display()))?;
         doubts.sort_by(|(one, _), (other, _)| one.cmp(other));
@@ -236,8 +248,11 @@ impl Doubt {
 
     fn look(&mut self, page: Option<&Page>, start: Lsn) {
         let seen = page.map(|page| crc32c::crc32c(page));
-        self.still = if self.seen == seen { self.still + 1 } else { 0 };
-        self.seen = seen;
+        if seen.is_some() && seen == self.seen {
+            self.still += 1;
+            return;
+        }
+        (self.seen, self.still) = (seen, 0);
         self.lsn = page.map_or(Lsn(0), page::lsn);
         self.verdict = Some(page::verdict(page, self.block, start));
     }
@@ -246,8 +261,8 @@ impl Doubt {
         matches!(self.verdict, None | Some(Verdict::Damaged(_)))
     }
 
-    fn is_settled(&self) -> bool {
-        !self.is_damage() || self.still >= STILL
+    fn is_settled(&self, patience: Patience) -> bool {
+        !self.is_damage() || self.still >= patience.still
     }
 }
 
@@ -256,15 +271,16 @@ impl Doubt {
 fn settle<T>(
     doubts: &mut [(T, Doubt)],
     start: Lsn,
+    patience: Patience,
     mut look: impl FnMut(&T, &mut Page) -> io::Result<bool>,
 ) -> io::Result<()> {
     let mut page = [0; PAGE_SIZE];
-    for _ in 0..MOST_LOOKS {
-        if doubts.iter().all(|(_, doubt)| doubt.is_settled()) {
+    for _ in 0..patience.most {
+        if doubts.iter().all(|(_, doubt)| doubt.is_settled(patience)) {
             break;
         }
         std::thread::sleep(PAUSE);
-        for (of, doubt) in doubts.iter_mut().filter(|(_, doubt)| !doubt.is_settled()) {
+        for (of, doubt) in doubts.iter_mut().filter(|(_, doubt)| !doubt.is_settled(patience)) {
             let there = look(of, &mut page)?;
             doubt.look(there.then_some(&page), start);
         }
@@ -449,7 +465,7 @@ mod tests {
     fn a_page_is_believed_to_be_damaged_only_while_it_stays_the_same() {
         let (mut buffer, mut looks) = (bad(0, 1), 0);
         let mut doubts = [((), Doubt::about(SEGMENT_PAGES, Some(&buffer), START))];
-        settle(&mut doubts, START, |(), page| {
+        settle(&mut doubts, START, ON_THE_WAY, |(), page| {
             looks += 1;
             // Being written for longer than three looks take, and then whole.
             buffer[100] = looks;
