@@ -16,8 +16,9 @@ impl FailingDisk {
     /// which is said aloud.
     pub fn mounted() -> Option<FailingDisk> {
         let is_root = rustix::process::geteuid().is_root();
-        if !is_root || !Path::new("/dev/loop-control").exists() {
-            eprintln!("SKIPPED: a disk that breaks needs root and loop devices");
+        let has_tools = Command::new("mkfs.ext4").arg("-V").output().is_ok();
+        if !is_root || !has_tools || !Path::new("/dev/loop-control").exists() {
+            eprintln!("SKIPPED: a disk that breaks needs root, mkfs.ext4 and loop devices");
             return None;
         }
         let disk = FailingDisk { directory: tempfile::Builder::new().prefix("wd").tempdir().unwrap() };
