@@ -114,9 +114,13 @@ impl Pages {
         for (index, page) in pages.iter().enumerate() {
             let block = first.wrapping_add(index as u32);
             if page::fault(page, block).is_some() {
-                doubts.push((index, Doubt::about(block, Some(page), self.start)));
+                doubts.push((index, Doubt::about(block, page, self.start)));
             }
         }
+        if doubts.is_empty() {
+            return Ok(());
+        }
+        tracing::debug!("{} pages of \"{path}\" do not match their checksums; they are read again", doubts.len());
         let at = |index: usize| offset + (index * PAGE_SIZE) as u64;
         settle(&mut doubts, self.start, ON_THE_WAY, |&index, page| {
             let there = read_page(source, at(index), page)?;
@@ -138,11 +142,8 @@ impl Pages {
         let mut doubtful = self.doubtful.lock().unwrap_or_else(PoisonError::into_inner);
         for place in places {
             if doubtful.kept.len() < KEPT {
-                tracing::info!(
-                    "block {} in \"{}\" is wrong; it is looked at again at the end",
-                    place.block,
-                    place.path
-                );
+                let Place { path, block, .. } = &place;
+                tracing::info!("block {block} in \"{path}\" stays wrong; it is looked at again at the end");
                 doubtful.kept.push(place);
             } else {
                 doubtful.more += 1;
@@ -240,9 +241,9 @@ impl Doubt {
         Doubt { block, seen: None, still: 0, lsn: Lsn(0), verdict: None }
     }
 
-    fn about(block: u32, page: Option<&Page>, start: Lsn) -> Doubt {
+    fn about(block: u32, page: &Page, start: Lsn) -> Doubt {
         let mut doubt = Doubt::unseen(block);
-        doubt.look(page, start);
+        doubt.look(Some(page), start);
         doubt
     }
 
@@ -464,7 +465,7 @@ mod tests {
     #[test]
     fn a_page_is_believed_to_be_damaged_only_while_it_stays_the_same() {
         let (mut buffer, mut looks) = (bad(0, 1), 0);
-        let mut doubts = [((), Doubt::about(SEGMENT_PAGES, Some(&buffer), START))];
+        let mut doubts = [((), Doubt::about(SEGMENT_PAGES, &buffer, START))];
         settle(&mut doubts, START, ON_THE_WAY, |(), page| {
             looks += 1;
             // Being written for longer than three looks take, and then whole.
