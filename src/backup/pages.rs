@@ -3,9 +3,6 @@
 //!
 //! Owns the pages that are in doubt. Never asks the server what a page should be, and never writes to its files.
 
-use std::fs;
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,8 +10,9 @@ use std::time::Duration;
 
 use super::copy::blocking;
 use super::damage::{DamagedPage, PageCheck};
+use super::read::Source;
 use crate::config::value::OnCorruption;
-use crate::error::{Context, Result};
+use crate::error::Result;
 use crate::observe::{Event, Observer};
 use crate::postgres::client::Client;
 use crate::postgres::control::ControlFile;
@@ -22,24 +20,23 @@ use crate::postgres::lsn::Lsn;
 use crate::postgres::page::{self, PAGE_SIZE, Page, Verdict};
 use crate::postgres::relation::{DataFile, SEGMENT_PAGES};
 
-/// How long to wait before a wrong page is read again: a server that is writing a page has done so long before.
-const PAUSE: Duration = Duration::from_millis(10);
-
-/// How long a wrong page is looked at before it is taken for what it is, counted in looks.
+/// How long a wrong page is looked at before it is taken for what it is.
 #[derive(Clone, Copy, Debug)]
 struct Patience {
-    /// A page that has been the same so often is not being written.
+    /// How long to wait before it is read again.
+    pause: Duration,
+    /// A page that has been the same at so many further looks is not being written.
     still: u32,
     /// No page is read more often, even if it changes all the time.
     most: usize,
 }
 
-/// While the copying waits: what is still being written then is looked at again at the end.
-const ON_THE_WAY: Patience = Patience { still: 3, most: 10 };
+/// While the copying waits: a server that is writing a page has done so long before, as a rule.
+const ON_THE_WAY: Patience = Patience { pause: Duration::from_millis(10), still: 3, most: 10 };
 
 /// At the end: a second without a change. A server that is held up in the middle of writing a page, as by the quota of its
 /// cgroup, goes on sooner.
-const AT_THE_END: Patience = Patience { still: 100, most: 500 };
+const AT_THE_END: Patience = Patience { pause: Duration::from_millis(50), still: 20, most: 100 };
 
 /// Pages in doubt that are remembered, about 100 bytes each. What is wrong beyond them counts as damaged at once: with so
 /// many of them the cluster is.
@@ -88,26 +85,18 @@ impl Pages {
         }
     }
 
-    /// Verifies the pages that were just read from `offset` of this file, which has a path relative to the data directory:
-    /// the first `held` bytes of `buffer`. What follows the last whole page is none, for the server as well (`_mdnblocks`
-    /// in src/backend/storage/smgr/md.c).
+    /// Verifies the pages that `bytes` begins with, as they were just read from `offset` of this file. What follows the last
+    /// whole page is none, for the server as well (`_mdnblocks` in src/backend/storage/smgr/md.c).
     ///
-    /// A page that was read while the server was writing it is read again, into the buffer, so a sound one is stored. What
+    /// A page that was read while the server was writing it is read again, into its place, so a sound one is stored. What
     /// stays wrong is remembered.
     ///
     /// # Errors
     /// Those of reading.
-    pub(super) fn check(
-        &self,
-        path: &str,
-        source: &fs::File,
-        offset: u64,
-        held: usize,
-        buffer: &mut [u8],
-    ) -> io::Result<()> {
+    pub(super) fn check(&self, source: &Source, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        let path = source.described.path.as_str();
         let Some(file) = self.enabled.then(|| DataFile::parse(path)).flatten() else { return Ok(()) };
-        let held = held.min(buffer.len());
-        let (pages, _) = buffer[..held].as_chunks_mut::<PAGE_SIZE>();
+        let (pages, _) = bytes.as_chunks_mut::<PAGE_SIZE>();
         self.checked.fetch_add(pages.len() as u64, Ordering::Relaxed);
         let first = file.first_block.wrapping_add((offset / PAGE_SIZE as u64) as u32);
         let mut doubts: Vec<(usize, Doubt)> = Vec::new();
@@ -123,17 +112,17 @@ impl Pages {
         tracing::debug!("{} pages of \"{path}\" do not match their checksums; they are read again", doubts.len());
         let at = |index: usize| offset + (index * PAGE_SIZE) as u64;
         settle(&mut doubts, self.start, ON_THE_WAY, |&index, page| {
-            let there = read_page(source, at(index), page)?;
+            let there = source.read_page(at(index), page)?;
             if there {
                 pages[index] = *page;
             }
             Ok(there)
         })?;
         let places = doubts.iter().filter(|(_, doubt)| doubt.is_damage());
-        self.remember(places.map(|(index, doubt)| Place {
+        self.remember(places.map(|&(index, Doubt { block, .. })| Place {
             path: path.to_owned(),
-            offset: at(*index),
-            block: doubt.block,
+            offset: at(index),
+            block,
         }));
         Ok(())
     }
@@ -163,12 +152,11 @@ impl Pages {
         let mut doubts: Vec<(Place, Doubt)> =
             doubtful.kept.into_iter().map(|place| (place.clone(), Doubt::unseen(place.block))).collect();
         settle(&mut doubts, self.start, AT_THE_END, |place, page| {
-            match fs::File::open(self.data_directory.join(&place.path)) {
-                Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-                source => read_page(&source?, place.offset, page),
+            match Source::open(&self.data_directory, place.path.clone())? {
+                Some(source) => source.read_page(place.offset, page),
+                None => Ok(false),
             }
-        })
-        .during(|| format!("could not read pages below \"{}\" again", self.data_directory.display()))?;
+        })?;
         doubts.sort_by(|(one, _), (other, _)| one.cmp(other));
         let list: Vec<DamagedPage> = doubts.iter().filter_map(|(place, doubt)| damaged(place, doubt)).collect();
         let damaged = list.len() as u64 + doubtful.more;
@@ -273,28 +261,20 @@ fn settle<T>(
     doubts: &mut [(T, Doubt)],
     start: Lsn,
     patience: Patience,
-    mut look: impl FnMut(&T, &mut Page) -> io::Result<bool>,
-) -> io::Result<()> {
+    mut look: impl FnMut(&T, &mut Page) -> Result<bool>,
+) -> Result<()> {
     let mut page = [0; PAGE_SIZE];
     for _ in 0..patience.most {
         if doubts.iter().all(|(_, doubt)| doubt.is_settled(patience)) {
             break;
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(patience.pause);
         for (of, doubt) in doubts.iter_mut().filter(|(_, doubt)| !doubt.is_settled(patience)) {
             let there = look(of, &mut page)?;
             doubt.look(there.then_some(&page), start);
         }
     }
     Ok(())
-}
-
-/// Reads the page at this offset; false if the file ends before it does.
-fn read_page(source: &fs::File, offset: u64, page: &mut Page) -> io::Result<bool> {
-    match source.read_exact_at(page, offset) {
-        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
-        read => read.map(|()| true),
-    }
 }
 
 /// What the manifest says of a page, if it is damaged.
@@ -311,6 +291,8 @@ fn damaged(place: &Place, doubt: &Doubt) -> Option<DamagedPage> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::postgres::page::tests::sealed;
 
@@ -350,9 +332,12 @@ mod tests {
         /// Has the pages checked as if this had been read; what is stored of them.
         fn check(&self, read: &[Page]) -> Vec<u8> {
             let mut buffer = read.as_flattened().to_vec();
-            let source = fs::File::open(self.path()).unwrap();
-            self.pages.check(PATH, &source, 0, buffer.len(), &mut buffer).unwrap();
+            self.pages.check(&self.source(PATH), 0, &mut buffer).unwrap();
             buffer
+        }
+
+        fn source(&self, path: &str) -> Source {
+            Source::open(self.directory.path(), path.to_owned()).unwrap().unwrap()
         }
 
         fn judged(&self) -> PageCheck {
@@ -438,17 +423,16 @@ mod tests {
     fn what_follows_the_last_whole_page_and_what_fills_up_a_shorter_file_are_no_pages() {
         let scene = Scene::new(&[good(0, 1)]);
         let mut buffer = [good(0, 1), bad(1, 1), bad(2, 1)].as_flattened().to_vec();
-        let source = fs::File::open(scene.path()).unwrap();
-        scene.pages.check(PATH, &source, 0, PAGE_SIZE + 100, &mut buffer).unwrap();
+        scene.pages.check(&scene.source(PATH), 0, &mut buffer[..PAGE_SIZE + 100]).unwrap();
         assert_eq!(scene.judged(), PageCheck { checked: 1, damaged: 0, list: Vec::new() });
     }
 
     #[test]
     fn files_without_pages_are_not_looked_at() {
         let scene = Scene::new(&[bad(0, 1)]);
-        let (mut buffer, source) = (bad(0, 1), fs::File::open(scene.path()).unwrap());
-        for path in ["pg_xact/0000", "base/5/pg_filenode.map", "base/5/PG_VERSION", "mine/16384"] {
-            scene.pages.check(path, &source, 0, PAGE_SIZE, &mut buffer).unwrap();
+        for path in ["base/5/pg_filenode.map", "base/5/PG_VERSION", "base/16384"] {
+            fs::copy(scene.path(), scene.directory.path().join(path)).unwrap();
+            scene.pages.check(&scene.source(path), 0, &mut bad(0, 1)).unwrap();
         }
         assert_eq!(scene.judged(), PageCheck::default());
     }
