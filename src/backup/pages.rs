@@ -294,7 +294,10 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::postgres::control::SystemId;
     use crate::postgres::page::tests::sealed;
+    use crate::wal::segment::SegmentSize;
+    use crate::wal::timeline::Timeline;
 
     const START: Lsn = Lsn(1000);
     const PATH: &str = "base/5/16384.1";
@@ -353,6 +356,29 @@ mod tests {
         let mut page = good(index, at);
         page[5000] ^= 1;
         page
+    }
+
+    #[test]
+    fn pages_are_verified_where_there_are_checksums_and_the_server_is_built_as_usual() {
+        let of = |data_checksums, page_size, relation_segment_pages| {
+            let control = ControlFile {
+                system_id: SystemId(7),
+                version: 15,
+                catalog_version: 202_209_061,
+                redo: Lsn(0),
+                timeline: Timeline(1),
+                segment_size: SegmentSize::DEFAULT,
+                page_size,
+                relation_segment_pages,
+                data_checksums,
+            };
+            (Pages::new(&control, Path::new("data"), START).enabled, unknown_build(&control).is_some())
+        };
+        assert_eq!(of(true, 8192, SEGMENT_PAGES), (true, false));
+        assert_eq!(of(false, 8192, SEGMENT_PAGES), (false, false));
+        assert_eq!(of(false, 16_384, SEGMENT_PAGES), (false, false));
+        assert_eq!(of(true, 16_384, SEGMENT_PAGES), (false, true));
+        assert_eq!(of(true, 8192, SEGMENT_PAGES / 2), (false, true));
     }
 
     #[test]
