@@ -330,7 +330,10 @@ fn a_page_that_is_read_while_it_is_written_is_no_damage() {
         cluster.sql("CHECKPOINT");
         let path = cluster.data().join(file_of(&cluster, "torn"));
         let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
-        let pages = fs::read(&path).unwrap();
+        // Behind its rows a table may have empty pages already, which stay as they are.
+        let content = fs::read(&path).unwrap();
+        let pages: Vec<&[u8]> = content.chunks(PAGE).take_while(|page| page.iter().any(|&byte| byte != 0)).collect();
+        let pages = pages.concat();
         let injector = Injector { socket: cluster.socket(), file, pages, random: Random::announced() };
         let (mut torn, mut doubted) = (0, 0);
         beside(
