@@ -104,8 +104,26 @@ fn every_page_of_a_real_cluster_is_sound() {
     }
 }
 
-/// A cluster with damage of every kind, and what is to be told of it: database, relation, fork, block and path.
-fn damaged(postgres: &Postgres, place: &Place) -> (Cluster, Vec<(Value, Value, &'static str, u64, String)>) {
+/// What is told of a damaged page.
+#[derive(Debug, PartialEq)]
+struct Damage {
+    database: Value,
+    relation: Value,
+    fork: String,
+    block: u64,
+    path: String,
+}
+
+impl Damage {
+    fn read(page: &Value) -> Damage {
+        let text = |field: &str| page[field].as_str().unwrap().to_owned();
+        let (database, relation) = (page["database"].clone(), page["relation"].clone());
+        Damage { database, relation, fork: text("fork"), block: page["block"].as_u64().unwrap(), path: text("path") }
+    }
+}
+
+/// A cluster with damage of every kind, and what is to be told of it.
+fn damaged(postgres: &Postgres, place: &Place) -> (Cluster, Vec<Damage>) {
     let mut cluster = quiet(postgres, place);
     let directory = cluster.directory("space");
     let rows = "SELECT n, repeat('x', 500) AS filler FROM generate_series(1, 2000) n";
@@ -138,8 +156,8 @@ fn damaged(postgres: &Postgres, place: &Place) -> (Cluster, Vec<(Value, Value, &
 
     let own = |relation: &str| (Value::from("postgres"), Value::from(relation));
     let mut expected = Vec::new();
-    let mut expect = |(database, relation), fork, block, path: &str| {
-        expected.push((database, relation, fork, block, path.to_owned()));
+    let mut expect = |(database, relation), fork: &str, block, path: &str| {
+        expected.push(Damage { database, relation, fork: fork.to_owned(), block, path: path.to_owned() });
     };
     expect(own("public.low"), "main", 0, &low);
     expect(own("public.low"), "main", 3, &low);
@@ -149,7 +167,7 @@ fn damaged(postgres: &Postgres, place: &Place) -> (Cluster, Vec<(Value, Value, &
     expect(own("public.spacious"), "main", 100, &spacious);
     expect((Value::from("other"), Value::Null), "main", 0, &elsewhere);
     expect((Value::Null, Value::from("pg_catalog.pg_shdescription")), "main", 0, &shared);
-    expected.sort_by(|a, b| (&a.4, a.3).cmp(&(&b.4, b.3)));
+    expected.sort_by(|one, other| (&one.path, one.block).cmp(&(&other.path, other.block)));
     (cluster, expected)
 }
 
@@ -161,12 +179,7 @@ fn damage_is_told_with_database_relation_fork_and_block_and_the_backup_is_marked
         let ran = back_up(&cluster, &[]).code(12);
         let told = ran.json();
         let list = told["pages"]["list"].as_array().unwrap();
-        let of = |page: &Value| {
-            let (fork, path) = (page["fork"].as_str().unwrap().to_owned(), page["path"].as_str().unwrap().to_owned());
-            (page["database"].clone(), page["relation"].clone(), fork, page["block"].as_u64().unwrap(), path)
-        };
-        let found: Vec<_> = list.iter().map(of).collect();
-        let expected: Vec<_> = expected.into_iter().map(|(a, b, fork, d, e)| (a, b, fork.to_owned(), d, e)).collect();
+        let found: Vec<Damage> = list.iter().map(Damage::read).collect();
         assert_eq!(found, expected, "{ran}");
         assert_eq!((&told["pages"]["damaged"], &told["state"]), (&Value::from(8), &Value::from("damaged")));
 
@@ -402,15 +415,14 @@ fn files_that_come_shrink_and_go_while_they_are_read_are_no_damage() {
             while !stop.load(Ordering::Relaxed) {
                 number += 1;
                 let statements = [
-                    format!(
-                        "CREATE TABLE churn AS SELECT n, repeat('x', 300) AS filler FROM generate_series(1, 30000) n"
-                    ),
-                    "UPDATE churn SET filler = filler || 'y' WHERE n % 3 = 0".to_owned(),
-                    "DELETE FROM churn WHERE n > 10000".to_owned(),
-                    "VACUUM churn".to_owned(),
-                    "VACUUM FULL accounts".to_owned(),
-                    "TRUNCATE churn".to_owned(),
-                    "DROP TABLE churn".to_owned(),
+                    "CREATE TABLE churn AS SELECT n, repeat('x', 300) AS filler FROM generate_series(1, 30000) n"
+                        .into(),
+                    "UPDATE churn SET filler = filler || 'y' WHERE n % 3 = 0".into(),
+                    "DELETE FROM churn WHERE n > 10000".into(),
+                    "VACUUM churn".into(),
+                    "VACUUM FULL accounts".into(),
+                    "TRUNCATE churn".into(),
+                    "DROP TABLE churn".into(),
                     format!("CREATE DATABASE d{number}"),
                     format!("DROP DATABASE d{number}"),
                 ];
@@ -451,7 +463,7 @@ fn a_data_file_that_may_not_be_read_leaves_no_backup() {
         cluster.sql("CREATE TABLE closed AS SELECT 1");
         cluster.sql("CHECKPOINT");
         let path = file_of(&cluster, "closed");
-        fs::set_permissions(cluster.data().join(&path), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(cluster.data().join(&path), fs::Permissions::from_mode(0o000)).unwrap();
         back_up(&cluster, &[]).code(4).stdout_is("").stderr_has(&path).stderr_has("Permission denied");
         assert_eq!(complete_backups(&cluster), 0);
     }

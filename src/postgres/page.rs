@@ -170,8 +170,8 @@ pub(crate) mod tests {
         let mut sums = OFFSETS;
         let step = |sum: u32, value: u32| (sum ^ value).wrapping_mul(PRIME) ^ ((sum ^ value) >> 17);
         for row in 0..PAGE_SIZE / (4 * LANES) {
-            for lane in 0..LANES {
-                sums[lane] = step(sums[lane], word(row * LANES + lane));
+            for (lane, sum) in sums.iter_mut().enumerate() {
+                *sum = step(*sum, word(row * LANES + lane));
             }
         }
         let result = sums.iter().fold(0, |result, &sum| result ^ step(step(sum, 0), 0));
