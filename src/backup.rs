@@ -3,9 +3,11 @@
 pub mod cat;
 pub mod catalogue;
 mod copy;
+pub mod damage;
 mod listing;
 pub mod manifest;
 mod pack;
+mod pages;
 mod plan;
 pub mod push;
 mod read;

@@ -29,6 +29,8 @@ pub enum Kind {
     Conflict,
     /// A digest, checksum, frame or header is wrong.
     Corrupt,
+    /// The server's own data pages are damaged.
+    Damaged,
     /// Doing it would be unsafe: a foreign cluster, a directory in use, a running server.
     Refused,
     /// Something that must be complete has a gap.
@@ -41,7 +43,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Kind; 12] = [
+    pub const ALL: [Kind; 13] = [
         Kind::NotFound,
         Kind::Usage,
         Kind::Config,
@@ -53,6 +55,7 @@ impl Kind {
         Kind::Refused,
         Kind::Incomplete,
         Kind::Local,
+        Kind::Damaged,
         Kind::Bug,
     ];
 
@@ -69,6 +72,7 @@ impl Kind {
             Kind::Refused => 8,
             Kind::Incomplete => 9,
             Kind::Local => 10,
+            Kind::Damaged => 12,
             Kind::Bug => 70,
         }
     }

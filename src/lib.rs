@@ -11,9 +11,9 @@
 //!                     │
 //!  machines  storage  codec  durable  pipeline  observe  postgres::{client, datadir}
 //!                     │
-//!  words     error  config  layout  postgres::{lsn, control, entry, label}
+//!  words     error  config  layout  postgres::{lsn, control, entry, label, page, relation}
 //!            wal::{segment, timeline, header, chain, runs, split, tree, pages}
-//!            backup::{manifest, plan}  restore::plan
+//!            backup::{manifest, damage, plan}  restore::plan
 //! ```
 
 pub mod archive;

@@ -7,3 +7,5 @@ pub mod datadir;
 pub mod entry;
 pub mod label;
 pub mod lsn;
+pub mod page;
+pub mod relation;

@@ -62,6 +62,9 @@ pub async fn restore(archive: &Archive, request: &Request, observer: &Arc<dyn Ob
         None => archive.only_cluster().await?,
     };
     let backup = select::select(archive, system, request).await?;
+    if let Some(check) = backup.damage() {
+        observer.notice(Event::Warning(format!("backup {} has {}", backup.id, check.count())));
+    }
     let (timeline, end) = check_wal(archive, &backup, request, observer).await?;
     let files = catalogue::files(archive, &backup).await?;
     let destination = Destination::new(&request.directory, &backup.tablespaces, &request.tablespaces)?;

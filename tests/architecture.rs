@@ -56,6 +56,7 @@ const UNITS: &[(&str, Layer)] = &[
     ("postgres::entry", Vocabulary),
     ("postgres::label", Vocabulary),
     ("postgres::page", Vocabulary),
+    ("postgres::relation", Vocabulary),
     ("wal::segment", Vocabulary),
     ("wal::timeline", Vocabulary),
     ("wal::header", Vocabulary),
@@ -65,6 +66,7 @@ const UNITS: &[(&str, Layer)] = &[
     ("wal::tree", Vocabulary),
     ("wal::pages", Vocabulary),
     ("backup::manifest", Vocabulary),
+    ("backup::damage", Vocabulary),
     ("backup::plan", Vocabulary),
     ("backup::retention", Vocabulary),
     ("restore::plan", Vocabulary),
@@ -75,6 +77,7 @@ const PARTS: &[(&str, &str)] = &[
     ("backup::copy", "backup::push"),
     ("backup::listing", "backup::push"),
     ("backup::pack", "backup::push"),
+    ("backup::pages", "backup::push"),
     ("backup::read", "backup::push"),
     ("backup::volume", "backup::push"),
 ];

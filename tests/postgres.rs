@@ -686,6 +686,8 @@ fn control(version: u16) -> ControlFile {
         redo: Lsn(0),
         timeline: Timeline(1),
         segment_size: SegmentSize::DEFAULT,
+        page_size: 8192,
+        relation_segment_pages: 131_072,
         data_checksums: true,
     }
 }

@@ -9,9 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::damage::PageCheck;
 use super::listing::{Listed, Listing};
 use super::manifest::{File, Line};
 use super::pack::{Packer, add_content};
+use super::pages::{self, Pages};
 use super::plan::{Plan, Shape, plan};
 use super::push::Options;
 use super::read::describe;
@@ -25,6 +27,7 @@ use crate::postgres::client::{BackupStop, Client};
 use crate::postgres::control::{CONTROL_FILE, ControlFile};
 use crate::postgres::datadir::{self, Walk};
 use crate::postgres::entry::{Directory, Tablespace};
+use crate::postgres::lsn::Lsn;
 
 /// One backup's copying.
 pub(super) struct Copying<'a> {
@@ -35,12 +38,15 @@ pub(super) struct Copying<'a> {
     pub(super) id: BackupId,
     pub(super) control: ControlFile,
     pub(super) shape: Shape,
+    /// Where replay of the copy begins.
+    pub(super) start: Lsn,
 }
 
 /// All that was copied.
 pub(super) struct Copied {
     pub(super) listed: Listed,
     pub(super) tablespaces: Vec<Tablespace>,
+    pub(super) pages: Option<PageCheck>,
 }
 
 impl Copying<'_> {
@@ -50,6 +56,10 @@ impl Copying<'_> {
         for skipped in skipped {
             self.observer.notice(Event::Warning(format!("\"{}\" is not backed up: {}", skipped.path, skipped.why)));
         }
+        if let Some(why) = pages::unknown_build(&self.control) {
+            self.observer.notice(Event::Warning(why));
+        }
+        let pages = Arc::new(Pages::new(&self.control, &root, self.start));
         let plan = plan(files);
         let name = format!("copying {} files", plan.files.len());
         self.observer.notice(Event::Phase { name, bytes: Some(plan.bytes) });
@@ -66,6 +76,7 @@ impl Copying<'_> {
             level,
             shape: self.shape,
             pace: max_rate.map(|rate| Arc::new(Pace::new(rate))),
+            pages: pages.clone(),
             parts,
             listing: listing.clone(),
             stop: Arc::new(AtomicBool::new(false)),
@@ -73,6 +84,11 @@ impl Copying<'_> {
         };
         let volumes = match self.pack(packer, plan, directories).await {
             Ok(volumes) => volumes,
+            Err(error) => return Err(storing.first_cause(error).await),
+        };
+        let on_corruption = self.options.on_corruption;
+        let pages = match pages::conclude(pages, self.client, on_corruption, self.observer).await {
+            Ok(pages) => pages,
             Err(error) => return Err(storing.first_cause(error).await),
         };
         // Read last of all files, as PostgreSQL's documentation asks of backups taken from a standby ("Backing Up The Data
@@ -85,7 +101,7 @@ impl Copying<'_> {
             return Err(storing.first_cause(error).await);
         }
         storing.finish().await?;
-        Ok((Copied { listed: finish_list(listing)?, tablespaces }, stop))
+        Ok((Copied { listed: finish_list(listing)?, tablespaces, pages }, stop))
     }
 
     /// Packs on other threads, as long as the session lives: without it the backup is void.
@@ -181,7 +197,7 @@ impl Storing {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     joined(tokio::task::spawn_blocking(work).await)
 }
 

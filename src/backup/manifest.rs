@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::damage::PageCheck;
 use crate::error::{Error, Kind, Result};
 use crate::layout::{self, BackupId, PartName, sealed};
 use crate::postgres::control::SystemId;
@@ -55,6 +56,10 @@ pub struct Backup {
     pub tablespaces: Vec<Tablespace>,
     /// BLAKE3 of the long manifest, plain, in lower-case hexadecimal.
     pub files_blake3: String,
+    /// What became of verifying the page checksums; none if they were not verified: the cluster has no checksums, or the
+    /// backup was taken by a version that did not verify them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pages: Option<PageCheck>,
 }
 
 impl Backup {
@@ -78,6 +83,11 @@ impl Backup {
         let Version { format } = sealed::unseal(content)?;
         layout::check_format("the backup", format)?;
         sealed::unseal(content)
+    }
+
+    /// What is known of its damaged pages, if it has any.
+    pub fn damage(&self) -> Option<&PageCheck> {
+        self.pages.as_ref().filter(|check| check.damaged > 0)
     }
 
     /// The cluster's segment size.
@@ -643,6 +653,7 @@ pub(crate) mod tests {
             stored_size: 3250,
             tablespaces: vec![Tablespace { oid: 16385, location: "/srv/fast".into() }],
             files_blake3: blake3::hash(b"").to_hex().to_string(),
+            pages: None,
         }
     }
 
@@ -653,5 +664,17 @@ pub(crate) mod tests {
         let json: serde_json::Value = serde_json::from_slice(&content).unwrap();
         assert_eq!(json["system_id"], "7710427967336607753");
         assert!(json["sha256"].is_string());
+        // As before there was anything to say of pages.
+        assert!(json.get("pages").is_none() && backup().damage().is_none());
+    }
+
+    #[test]
+    fn damage_is_what_the_short_manifest_says_of_it() {
+        for damaged in [0, 3] {
+            let pages = PageCheck { checked: 100, damaged, list: Vec::new() };
+            let backup = Backup { pages: Some(pages), ..backup() };
+            assert_eq!(Backup::from_json(&backup.to_json().unwrap()).unwrap(), backup);
+            assert_eq!(backup.damage().is_some(), damaged > 0);
+        }
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::mpsc::Sender;
 
 use super::listing::Listing;
 use super::manifest::{FRAME_SIZE, File, Frame, Line};
+use super::pages::Pages;
 use super::plan::{Job, Plan, Shape};
 use super::read::{Source, Stretch};
 use super::volume::{FinishedPart, VolumeWriter};
@@ -37,6 +38,8 @@ pub(super) struct Packer {
     pub(super) shape: Shape,
     /// How fast to read.
     pub(super) pace: Option<Arc<Pace>>,
+    /// What verifies the pages.
+    pub(super) pages: Arc<Pages>,
     /// Where finished parts go.
     pub(super) parts: Sender<FinishedPart>,
     /// Where finished files are listed.
@@ -209,7 +212,8 @@ impl Shared<'_> {
         if let Some(pace) = &self.packer.pace {
             pace.wait(stretch.length);
         }
-        source.read(stretch, buffer)?;
+        let held = source.read(stretch, buffer)?;
+        self.packer.pages.check(source, stretch.offset, &mut buffer[..held])?;
         self.packer.observer.notice(Event::Advanced(stretch.length as u64));
         Ok(())
     }

@@ -15,6 +15,7 @@ use super::manifest::Backup;
 use super::plan::Shape;
 use crate::archive::{Archive, Encoded};
 use crate::codec::Description;
+use crate::config::value::OnCorruption;
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::{BackupId, FORMAT, Key};
 use crate::observe::{Event, Observer};
@@ -46,9 +47,12 @@ pub struct Options {
     pub max_rate: Option<u64>,
     /// How long to wait for the backup's WAL while nothing more arrives.
     pub wal_timeout: Duration,
+    /// What becomes of a backup with damaged pages.
+    pub on_corruption: OnCorruption,
 }
 
-/// Takes a base backup. `Ok` means that it is complete in the archive, with the WAL that makes it consistent.
+/// Takes a base backup. `Ok` means that it is complete in the archive, with the WAL that makes it consistent; its manifest
+/// says whether the cluster has damaged pages, which [`judge`] makes an error of.
 ///
 /// # Errors
 /// Any, at any point, leaves no backup, only parts of one that nobody takes for a backup; the server ends its backup mode
@@ -69,8 +73,8 @@ pub async fn push(
     let start = client.backup_start("walden backup-push").await?;
     let started = Timestamp::now();
     let id = BackupId::new(started, SegmentName::containing(server.timeline, start, server.segment_size));
-    let copying = Copying { archive, client, options, observer, id, control, shape };
-    let (Copied { listed, tablespaces }, stop) =
+    let copying = Copying { archive, client, options, observer, id, control, shape, start };
+    let (Copied { listed, tablespaces, pages }, stop) =
         copying.copy(&data_directory).await.during(|| format!("could not take backup {id}"))?;
     let finished = Timestamp::now();
 
@@ -96,11 +100,21 @@ pub async fn push(
         stored_size: counts.stored_size,
         tablespaces,
         files_blake3: list.plain_blake3(),
+        pages,
     };
     wait_for_wal(archive, client, &backup, options.wal_timeout, observer).await?;
     commit(archive, &backup, list).await.during(|| format!("could not complete backup {id}"))?;
-    observer.notice(Event::Done(format!("backup {id} is complete")));
+    let damage = backup.damage().map(|check| format!(", and has {}", check.count())).unwrap_or_default();
+    observer.notice(Event::Done(format!("backup {id} is complete{damage}")));
     Ok(backup)
+}
+
+/// Is there damage in this backup?
+///
+/// # Errors
+/// [`Kind::Damaged`] if some of its pages are damaged.
+pub fn judge(backup: &Backup) -> Result<()> {
+    backup.damage().and_then(|check| check.complaint(backup.id)).map_or(Ok(()), Err)
 }
 
 /// What can be known to be wrong before anything is copied.

@@ -11,6 +11,7 @@ use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::manifest::File;
 use crate::error::{Context, Result};
+use crate::postgres::page::Page;
 
 /// A file that is being backed up.
 #[derive(Debug)]
@@ -72,8 +73,7 @@ impl Source {
                 Ok(more) => filled += more,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
-                    return Err(error)
-                        .during(|| format!("could not read \"{}\" at offset {offset}", self.place.display()));
+                    return Err(error).during(|| self.could_not_read(offset));
                 }
             }
         }
@@ -83,6 +83,18 @@ impl Source {
             let _ = fadvise(&self.file, offset, std::num::NonZeroU64::new(length as u64), Advice::DontNeed);
         }
         Ok(filled)
+    }
+
+    /// Reads the page at this offset again; false if the file ends before it does.
+    pub(super) fn read_page(&self, offset: u64, page: &mut Page) -> Result<bool> {
+        match self.file.read_exact_at(page, offset) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
+            read => read.map(|()| true).during(|| self.could_not_read(offset)),
+        }
+    }
+
+    fn could_not_read(&self, offset: u64) -> String {
+        format!("could not read \"{}\" at offset {offset}", self.place.display())
     }
 
     /// Are most of these bytes in the page cache? Found out by sample; where the file system cannot say, they count as being

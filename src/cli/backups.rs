@@ -20,7 +20,7 @@ pub(super) fn list_table(found: &[Found]) -> String {
         table.add_row(match found {
             Found::Complete(backup) => [
                 backup.id.to_string(),
-                "complete".into(),
+                backup.damage().map_or("complete".into(), |check| format!("damaged pages: {}", check.damaged)),
                 time(backup.finished),
                 took(backup),
                 BinaryBytes(backup.plain_size).to_string(),
@@ -60,7 +60,7 @@ pub(super) fn json(backup: &Backup) -> Result<String> {
 fn value(backup: &Backup) -> Result<Value> {
     let mut value = serde_json::to_value(backup)
         .map_err(|error| Error::new(Kind::Bug, "could not describe a backup").detail(error.to_string()))?;
-    value["state"] = "complete".into();
+    value["state"] = if backup.damage().is_some() { "damaged" } else { "complete" }.into();
     Ok(value)
 }
 
@@ -85,13 +85,25 @@ pub(super) fn show(backup: &Backup) -> String {
         ("files", backup.files.to_string()),
         ("size", BinaryBytes(backup.plain_size).to_string()),
         ("stored", BinaryBytes(backup.stored_size).to_string()),
-        ("checksums", if backup.data_checksums { "on" } else { "off" }.to_owned()),
+        ("checksums", checksums(backup)),
         ("segment size", BinaryBytes(backup.segment_size).to_string()),
         ("taken by", format!("walden {}", backup.walden)),
     ];
     let tablespaces = backup.tablespaces.iter();
     lines.extend(tablespaces.map(|space| ("tablespace", format!("{} {}", space.oid, space.location.display()))));
+    let damaged = backup.damage().map_or(Default::default(), |check| check.list.as_slice());
+    lines.extend(damaged.iter().map(|page| ("damaged", page.to_string())));
     lines.iter().map(|(name, value)| format!("{name:<14}{value}\n")).collect()
+}
+
+/// Whether the cluster has page checksums, and what came of verifying them.
+fn checksums(backup: &Backup) -> String {
+    match &backup.pages {
+        _ if !backup.data_checksums => "off".into(),
+        None => "on, not verified".into(),
+        Some(check) if check.damaged == 0 => format!("on, {} pages verified", check.checked),
+        Some(check) => format!("on, {} pages verified, {}", check.checked, check.count()),
+    }
 }
 
 /// UTC, to the second: an id says the same.

@@ -229,6 +229,7 @@ fn meaning(kind: Kind) -> &'static str {
         Kind::Refused => "it would be unsafe",
         Kind::Incomplete => "something that must be complete has a gap",
         Kind::Local => "this machine failed: disk full, I/O error",
+        Kind::Damaged => "the server's own data pages are damaged",
         Kind::Bug => "a defect in Walden",
     }
 }

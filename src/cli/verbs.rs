@@ -53,6 +53,7 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
                     memory_limit: settings.get(&options::MEMORY_LIMIT)?,
                     max_rate: settings.find(&options::MAX_RATE)?,
                     wal_timeout: settings.get(&options::WAL_TIMEOUT)?,
+                    on_corruption: settings.get(&options::ON_CORRUPTION)?,
                 };
                 let backup = backup_push::push(&archive, &client, &options, &observer()).await?;
                 if settings.get(&options::JSON)? {
@@ -60,7 +61,7 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
                 } else if std::io::stdout().is_terminal() {
                     message::print(&backups::summary(&backup));
                 }
-                Ok(())
+                backup_push::judge(&backup)
             })
         }),
         Verb::BackupFetch(words) => {

@@ -17,7 +17,7 @@ use crate::config::row::VerbName::{
 };
 use crate::config::row::{Alias, Row, Setting};
 use crate::config::target::{Action, RestorePoint, TablespaceMapping, TargetTimeline};
-use crate::config::value::{Addressing, Checksum, LogFormat, LogLevel, OnError, Value};
+use crate::config::value::{Addressing, Checksum, LogFormat, LogLevel, OnCorruption, OnError, Value};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::control::SystemId;
 use crate::postgres::lsn::Lsn;
@@ -37,6 +37,7 @@ pub static TABLE: &[&Row] = &[
     &WAL_COMPRESSION.row,
     &BACKUP_COMPRESSION.row,
     &WAL_TIMEOUT.row,
+    &ON_CORRUPTION.row,
     &RETRY_TIMEOUT.row,
     &PUSH_TIMEOUT.row,
     &PUSH_AHEAD.row,
@@ -205,6 +206,17 @@ pub static WAL_TIMEOUT: Setting<Duration> = Setting::new(Row {
     bounds: Some(["1s", "7d"]),
     default: Some("10m"),
     doc: "How long a base backup waits for its WAL to arrive in the archive while no further segment arrives",
+    ..Row::SETTING
+});
+
+/// What becomes of a base backup with damaged pages.
+pub static ON_CORRUPTION: Setting<OnCorruption> = Setting::new(Row {
+    name: "on-corruption",
+    verbs: &[BackupPush],
+    value: Some("WHAT"),
+    default: Some("warn"),
+    doc: "What becomes of a base backup of a cluster with damaged pages: warn completes it, marked as damaged, and fail \
+          leaves none. Either way the exit code is that of damage",
     ..Row::SETTING
 });
 

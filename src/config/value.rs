@@ -109,6 +109,20 @@ impl Choice for OnError {
         &[("auto", OnError::Auto), ("missing", OnError::Missing), ("abort", OnError::Abort)];
 }
 
+/// What becomes of a base backup of a cluster with damaged pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OnCorruption {
+    /// It is completed, and marked as damaged.
+    Warn,
+    /// There is none.
+    Fail,
+}
+
+impl Choice for OnCorruption {
+    const WORDS: &'static [(&'static str, OnCorruption)] =
+        &[("warn", OnCorruption::Warn), ("fail", OnCorruption::Fail)];
+}
+
 /// How much is logged; each level has all that the ones before it have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {

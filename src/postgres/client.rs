@@ -6,6 +6,7 @@
 
 mod connect;
 mod failure;
+mod pages;
 mod parameters;
 mod password;
 mod tls;
@@ -19,6 +20,7 @@ use tokio::sync::watch;
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, ToSql};
 
+pub use self::pages::Names;
 pub use self::parameters::Environment;
 use self::parameters::Parameters;
 use crate::error::{Context, Error, Kind, Result};

@@ -80,6 +80,10 @@ pub struct ControlFile {
     pub timeline: Timeline,
     /// The size of a WAL segment.
     pub segment_size: SegmentSize,
+    /// Bytes of a data page (`blcksz`), as the server was built.
+    pub page_size: u32,
+    /// Pages in a file of a relation (`relseg_size`), as the server was built.
+    pub relation_segment_pages: u32,
     /// Are data pages checksummed?
     pub data_checksums: bool,
 }
@@ -114,6 +118,8 @@ impl ControlFile {
             timeline: Timeline(u32_at(bytes, 48)),
             segment_size: SegmentSize::new(size.into())
                 .ok_or_else(|| corrupt(format!("its WAL segment size is {size}")))?,
+            page_size: u32_at(bytes, 216),
+            relation_segment_pages: u32_at(bytes, 220),
             data_checksums: u32_at(bytes, 252) != 0,
         })
     }
@@ -149,6 +155,8 @@ mod tests {
         bytes[12..16].copy_from_slice(&catalog.to_le_bytes());
         bytes[40..48].copy_from_slice(&redo.to_le_bytes());
         bytes[48..52].copy_from_slice(&timeline.to_le_bytes());
+        bytes[216..220].copy_from_slice(&(system_id as u32).to_le_bytes());
+        bytes[220..224].copy_from_slice(&timeline.to_le_bytes());
         bytes[228..232].copy_from_slice(&(1u32 << segment_log2).to_le_bytes());
         bytes[252] = checksums.into();
         let crc = crc32c::crc32c(&bytes[..crc_at]);
@@ -165,6 +173,8 @@ mod tests {
             prop_assert_eq!(control.redo, Lsn(redo));
             prop_assert_eq!(control.timeline, Timeline(timeline));
             prop_assert_eq!(control.segment_size.bytes(), 1 << log2);
+            prop_assert_eq!(control.page_size, system_id as u32);
+            prop_assert_eq!(control.relation_segment_pages, timeline);
             prop_assert_eq!(control.data_checksums, checksums);
         }
 

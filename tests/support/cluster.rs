@@ -86,8 +86,18 @@ impl Cluster {
 
     /// The same, not started, and with more options for initdb.
     pub fn initialized(postgres: &Postgres, place: &Place, options: &[&str]) -> Cluster {
+        Cluster::made(postgres, place, &[&["-k"], options].concat())
+    }
+
+    /// The same without page checksums, which 18 has unless it is told otherwise.
+    pub fn without_checksums(postgres: &Postgres, place: &Place) -> Cluster {
+        let options: &[&str] = if postgres.major < 18 { &[] } else { &["--no-data-checksums"] };
+        Cluster::made(postgres, place, options)
+    }
+
+    fn made(postgres: &Postgres, place: &Place, options: &[&str]) -> Cluster {
         let cluster = Cluster::empty(postgres, place);
-        let initdb = ["-k", "-A", "trust", "-U", "postgres", "--no-sync", "-D", "data"];
+        let initdb = ["-A", "trust", "-U", "postgres", "--no-sync", "-D", "data"];
         cluster.program("initdb", &[&initdb, options].concat());
         cluster.configure(&format!(
             "archive_mode = on\narchive_command = '{}'\nmax_wal_size = 200MB\nshared_buffers = 32MB\n\

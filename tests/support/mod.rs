@@ -6,6 +6,7 @@
 
 pub mod archiver;
 pub mod cluster;
+pub mod failing_disk;
 pub mod forge;
 pub mod front;
 pub mod load;

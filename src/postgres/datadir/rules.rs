@@ -3,6 +3,8 @@
 //!
 //! Pure: looks at names only.
 
+use crate::postgres::relation::{FileName, Fork, is_number};
+
 /// Files that are never part of a backup, wherever they lie (`excludeFiles`), and `.DS_Store`, which macOS leaves.
 const LEFT_OUT: [&str; 8] = [
     ".DS_Store",
@@ -58,19 +60,9 @@ pub(super) fn is_temporary_relation(name: &str) -> bool {
 }
 
 /// The number of the relation whose file this is, and whether the file is its `init` fork, which only unlogged relations
-/// have: `16384`, `16384.1`, `16384_vm`, `16384_init` (`parse_filename_for_nontemp_relation` in
-/// src/backend/storage/file/reinit.c).
+/// have.
 pub(super) fn relation_file(name: &str) -> Option<(&str, bool)> {
-    let (stem, segment) = name.split_once('.').map_or((name, None), |(stem, segment)| (stem, Some(segment)));
-    let (number, fork) = stem.split_once('_').map_or((stem, None), |(number, fork)| (number, Some(fork)));
-    let legal =
-        is_number(number) && segment.is_none_or(is_number) && matches!(fork, None | Some("fsm" | "vm" | "init"));
-    legal.then_some((number, fork == Some("init")))
-}
-
-/// Digits and nothing else. PostgreSQL's numbers have at most ten; a longer one is none of its files.
-pub(super) fn is_number(text: &str) -> bool {
-    (1..=10).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
+    FileName::parse(name).map(|file| (file.number, file.fork == Fork::Init))
 }
 
 #[cfg(test)]

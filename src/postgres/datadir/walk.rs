@@ -15,6 +15,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::postgres::control::ControlFile;
 use crate::postgres::datadir::rules;
 use crate::postgres::entry::{Directory, FileList, Tablespace};
+use crate::postgres::relation;
 
 /// How deep directories may lie within each other. PostgreSQL's own lie no deeper than 5.
 const MAX_DEPTH: usize = 64;
@@ -159,7 +160,7 @@ impl Walker {
     }
 
     fn tablespace(&mut self, path: String, name: &str, link: PathBuf, depth: usize) -> Result<()> {
-        let Some(oid) = Some(name).filter(|name| rules::is_number(name)).and_then(|name| name.parse().ok()) else {
+        let Some(oid) = Some(name).filter(|name| relation::is_number(name)).and_then(|name| name.parse().ok()) else {
             self.skip(path, "it is a symbolic link that is no tablespace");
             return Ok(());
         };
