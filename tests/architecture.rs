@@ -33,6 +33,7 @@ const UNITS: &[(&str, Layer)] = &[
     ("wal::show", Stories),
     ("backup::push", Stories),
     ("backup::delete", Stories),
+    ("backup::mark", Stories),
     ("restore", Stories),
     ("daemon", Stories),
     ("doctor", Stories),
@@ -74,8 +75,11 @@ const PARTS: &[(&str, &str)] = &[
     ("backup::copy", "backup::push"),
     ("backup::listing", "backup::push"),
     ("backup::pack", "backup::push"),
+    ("backup::preflight", "backup::push"),
     ("backup::read", "backup::push"),
+    ("backup::session", "backup::push"),
     ("backup::volume", "backup::push"),
+    ("backup::wait", "backup::push"),
 ];
 
 /// The arrows that do not point down, each with its reason. Vocabulary may use vocabulary.

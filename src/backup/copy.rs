@@ -15,6 +15,7 @@ use super::pack::{Packer, add_content};
 use super::plan::{Plan, Shape, plan};
 use super::push::Options;
 use super::read::describe;
+use super::session;
 use super::volume::{FinishedPart, VolumeWriter};
 use crate::archive::Archive;
 use crate::error::{Context, Error, Kind, Result};
@@ -35,6 +36,7 @@ pub(super) struct Copying<'a> {
     pub(super) id: BackupId,
     pub(super) control: ControlFile,
     pub(super) shape: Shape,
+    pub(super) standby: bool,
 }
 
 /// All that was copied.
@@ -78,7 +80,7 @@ impl Copying<'_> {
         // Read last of all files, as PostgreSQL's documentation asks of backups taken from a standby ("Backing Up The Data
         // Directory"), and before the end of the backup mode.
         let mut last = vec![control_file(data_directory)?];
-        let stop = self.client.backup_stop().await?;
+        let stop = session::stop(self.client, self.standby).await?;
         last.extend(made_by_the_server(data_directory, &stop)?);
         let ended = listing.clone();
         if let Err(error) = blocking(move || finish(volumes, last, &ended)).await {
@@ -93,7 +95,7 @@ impl Copying<'_> {
         let stop = packer.stop.clone();
         tokio::select! {
             packed = blocking(move || packer.pack(&plan, &directories)) => packed,
-            ended = self.client.closed() => {
+            ended = session::voided(self.client, self.standby) => {
                 stop.store(true, Ordering::Relaxed);
                 Err(ended)
             }

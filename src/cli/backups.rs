@@ -12,13 +12,14 @@ use crate::error::{Error, Kind, Result};
 /// A table, oldest first.
 pub(super) fn list_table(found: &[Found]) -> String {
     let mut table = Table::new();
-    let header = ["backup", "state", "finished", "took", "size", "stored", "postgres", "timeline", "system id"];
+    let header =
+        ["backup", "state", "finished", "took", "size", "stored", "postgres", "timeline", "system id", "label"];
     table.load_style(presets::NOTHING).set_header(header);
     for found in found {
         table.add_row(match found {
             Found::Complete(backup) => [
                 backup.id.to_string(),
-                "complete".into(),
+                if backup.marks.keep { "complete, kept" } else { "complete" }.into(),
                 time(backup.finished),
                 took(backup),
                 BinaryBytes(backup.plain_size).to_string(),
@@ -26,9 +27,10 @@ pub(super) fn list_table(found: &[Found]) -> String {
                 backup.postgres.to_string(),
                 backup.timeline.0.to_string(),
                 backup.system_id.to_string(),
+                backup.marks.label.clone().unwrap_or_default(),
             ],
             Found::Incomplete(system, id) => {
-                let mut row = [const { String::new() }; 9];
+                let mut row = [const { String::new() }; 10];
                 (row[0], row[1], row[8]) = (id.to_string(), "incomplete".into(), system.to_string());
                 row
             }
@@ -59,6 +61,12 @@ fn value(backup: &Backup) -> Result<Value> {
     let mut value = serde_json::to_value(backup)
         .map_err(|error| Error::new(Kind::Bug, "could not describe a backup").detail(error.to_string()))?;
     value["state"] = "complete".into();
+    // Always there for who reads it, unlike in the manifest.
+    let marks = &backup.marks;
+    for (name, mark) in [("label", json!(marks.label)), ("notes", json!(marks.notes)), ("keep", json!(marks.keep))] {
+        value[name] = mark;
+    }
+    value["from_standby"] = backup.from_standby.into();
     Ok(value)
 }
 
@@ -87,6 +95,14 @@ pub(super) fn show(backup: &Backup) -> String {
         ("segment size", BinaryBytes(backup.segment_size).to_string()),
         ("taken by", format!("walden {}", backup.walden)),
     ];
+    if backup.from_standby {
+        lines.push(("from", "a standby".to_owned()));
+    }
+    if backup.marks.keep {
+        lines.push(("kept", "for good".to_owned()));
+    }
+    lines.extend(backup.marks.label.iter().map(|label| ("label", label.clone())));
+    lines.extend(backup.marks.notes.iter().map(|(key, value)| ("note", format!("{key}={value}"))));
     let tablespaces = backup.tablespaces.iter();
     lines.extend(tablespaces.map(|space| ("tablespace", format!("{} {}", space.oid, space.location.display()))));
     lines.iter().map(|(name, value)| format!("{name:<14}{value}\n")).collect()

@@ -41,7 +41,7 @@ pub(super) fn positionals(verb: VerbName) -> &'static [Positional] {
                 doc: "LATEST or an id; unless given, the newest backup that leads to the target",
             },
         ],
-        VerbName::BackupShow => {
+        VerbName::BackupShow | VerbName::BackupMark => {
             &[Positional { name: BACKUP, required: true, doc: "LATEST or an id, as backup-list prints it" }]
         }
         VerbName::Daemon => {
@@ -61,6 +61,7 @@ pub(super) fn summary(verb: VerbName) -> &'static str {
         VerbName::BackupFetch => "Restore a base backup, up to now, to a point in time, or as a standby",
         VerbName::BackupList => "List the base backups",
         VerbName::BackupShow => "Show one base backup",
+        VerbName::BackupMark => "Change the label, the notes or the keeping of a base backup",
         VerbName::Daemon => "Help wal-push with connections that are ready: for a store that is far away",
         VerbName::WalShow => "Show which WAL is in the archive, timeline by timeline",
         VerbName::WalVerify => "Verify that every backup finds the WAL to recover from it",
@@ -98,7 +99,10 @@ Every night, in /etc/cron.d/walden:
   30 1 * * *  postgres  walden --envdir /etc/walden.d backup-push
 
 By hand, of a server on another port:
-  PGPORT=5433 walden --envdir /etc/walden.d backup-push"
+  PGPORT=5433 walden --envdir /etc/walden.d backup-push
+
+To keep, with its reason:
+  walden --envdir /etc/walden.d backup-push --keep --label 'before the upgrade' --note ticket=OPS-1234"
         }
         VerbName::BackupFetch => {
             "\
@@ -130,6 +134,12 @@ Examples:
 Examples:
   walden backup-show LATEST
   walden backup-show 20261121T013005Z-0000000100000000000000AB --json"
+        }
+        VerbName::BackupMark => {
+            "\
+Examples:
+  walden --envdir /etc/walden.d backup-mark LATEST --label 'before the upgrade' --keep
+  walden backup-mark 20261121T013005Z-0000000100000000000000AB --note ticket=OPS-1234 --no-keep"
         }
         VerbName::Daemon => {
             "\

@@ -11,6 +11,7 @@ use super::opening::{archive, level, wal_archive};
 use super::{backups, config, doctor, looking, message, resident, restore_command, wal};
 use crate::archive::Archive;
 use crate::backup::catalogue;
+use crate::backup::mark;
 use crate::backup::push as backup_push;
 use crate::config::Settings;
 use crate::config::options;
@@ -39,7 +40,7 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             message::print(&if json { wal::backfilled_json(&done) } else { wal::backfilled(&done) });
             Ok(())
         }),
-        Verb::BackupPush { pgdata } => step_back(&settings).and_then(|()| {
+        Verb::BackupPush { pgdata, marks } => step_back(&settings).and_then(|()| {
             on_all_threads(async {
                 let archive = archive(&settings).await?;
                 let variables = environment.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
@@ -52,6 +53,7 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
                     memory_limit: settings.get(&options::MEMORY_LIMIT)?,
                     max_rate: settings.find(&options::MAX_RATE)?,
                     wal_timeout: settings.get(&options::WAL_TIMEOUT)?,
+                    marks,
                 };
                 let backup = backup_push::push(&archive, &client, &options, &observer()).await?;
                 if settings.get(&options::JSON)? {
@@ -85,6 +87,21 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             };
             let json = settings.get(&options::JSON)?;
             message::print(&if json { backups::json(&backup)? } else { backups::show(&backup) });
+            Ok(())
+        }),
+        Verb::BackupMark { backup, change } => on_one_thread(async {
+            let archive = archive(&settings).await?;
+            let system = cluster(&settings, &archive).await?;
+            let id = match backup {
+                Selection::Latest => catalogue::latest(&archive, system).await?.id,
+                Selection::Id(id) => id,
+            };
+            let backup = mark::mark(&archive, system, id, change).await?;
+            if settings.get(&options::JSON)? {
+                message::print(&backups::json(&backup)?);
+            } else if std::io::stdout().is_terminal() {
+                message::print(&backups::show(&backup));
+            }
             Ok(())
         }),
         Verb::Daemon { pgdata } => on_one_thread(resident::serve(&pgdata, &settings, environment)),

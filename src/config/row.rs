@@ -29,6 +29,8 @@ pub enum VerbName {
     BackupList,
     /// `backup-show`.
     BackupShow,
+    /// `backup-mark`.
+    BackupMark,
     /// `daemon`.
     Daemon,
     /// `wal-show`.
@@ -42,13 +44,13 @@ pub enum VerbName {
 }
 
 use VerbName::{
-    BackupFetch, BackupList, BackupPush, BackupShow, Config, Daemon, Doctor, WalBackfill, WalFetch, WalPush, WalShow,
-    WalVerify,
+    BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Config, Daemon, Doctor, WalBackfill, WalFetch,
+    WalPush, WalShow, WalVerify,
 };
 
 impl VerbName {
     /// Every verb, in the order in which help lists them.
-    pub const ALL: [VerbName; 12] = [
+    pub const ALL: [VerbName; 13] = [
         WalPush,
         WalFetch,
         WalBackfill,
@@ -58,6 +60,7 @@ impl VerbName {
         BackupFetch,
         BackupList,
         BackupShow,
+        BackupMark,
         Daemon,
         Doctor,
         Config,
@@ -73,6 +76,7 @@ impl VerbName {
             BackupFetch => "backup-fetch",
             BackupList => "backup-list",
             BackupShow => "backup-show",
+            BackupMark => "backup-mark",
             Daemon => "daemon",
             WalShow => "wal-show",
             WalVerify => "wal-verify",
