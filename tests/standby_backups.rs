@@ -115,7 +115,7 @@ fn a_promotion_in_the_middle_voids_the_backup_within_seconds_and_the_next_one_su
         let place = Place::s3();
         let mut primary = Cluster::initialized(&postgres, &place, &[]);
         primary.start();
-        fill(&primary, 40);
+        fill(&primary, 60);
         back_up(&primary);
         let standby = standby(&primary, &place, false);
         // More than can be on its way at the same time, so that the copying lasts.
