@@ -102,7 +102,7 @@ By hand, of a server on another port:
   PGPORT=5433 walden --envdir /etc/walden.d backup-push
 
 To keep, with its reason:
-  walden --envdir /etc/walden.d backup-push --keep --label 'before the upgrade' --note ticket=OPS-1234"
+  walden --envdir /etc/walden.d backup-push --keep --label before-the-upgrade --note ticket=OPS-1234"
         }
         VerbName::BackupFetch => {
             "\
@@ -138,7 +138,7 @@ Examples:
         VerbName::BackupMark => {
             "\
 Examples:
-  walden --envdir /etc/walden.d backup-mark LATEST --label 'before the upgrade' --keep
+  walden --envdir /etc/walden.d backup-mark LATEST --label before-the-upgrade --keep
   walden backup-mark 20261121T013005Z-0000000100000000000000AB --note ticket=OPS-1234 --no-keep"
         }
         VerbName::Daemon => {
