@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -22,9 +23,12 @@ use support::small_disk::SmallDisk;
 use support::stories::{back_up, complete_backups, each};
 use support::walden::{Ran, Walden};
 
-/// MiB that each slow backup stores at least: more than can be on its way at the same time (16 parts of one frame each),
+/// MiB that each slow backup stores at least: more than the parts of 2 MiB that wait or are on their way at the same time,
 /// so that the copying lasts as long as the storing.
-const FILLING: u32 = 60;
+const FILLING: u32 = 40;
+
+/// Workers of each slow backup, so that what is on its way does not depend on the machine.
+const WORKERS: &str = "2";
 
 fn push(cluster: &Cluster, options: &[&str]) -> Walden {
     cluster.walden(&[&["backup-push", cluster.data().to_str().unwrap()], options].concat())
@@ -143,7 +147,7 @@ struct Slow {
 }
 
 impl Slow {
-    /// With connections, 16 as a rule, of so many bytes a second each.
+    /// With connections, four as a rule, of so many bytes a second each.
     fn of(postgres: &Postgres, bandwidth: u64) -> Slow {
         let place = Place::s3();
         let primary = Cluster::primary(postgres, &place);
@@ -154,13 +158,20 @@ impl Slow {
         Slow { place, primary, front }
     }
 
-    /// Begins a backup, and returns when its first bytes are on their way.
+    /// The backups of which parts have come to the store's door.
+    fn seen(&self) -> BTreeSet<String> {
+        let requests = self.place.service().requests();
+        let of_parts = requests.iter().filter(|request| request.op == Op::Put && request.key.contains("/v"));
+        of_parts.filter_map(|request| Some(request.key.rsplit('/').nth(2)?.to_owned())).collect()
+    }
+
+    /// Begins a backup, and returns when its first parts are on their way.
     fn begin(&self, options: &[&str]) -> JoinHandle<Ran> {
-        let (before, _) = self.front.bytes();
-        let slow = push(&self.primary, &[&["--part-size", "1MiB"], options].concat());
+        let before = self.seen();
+        let slow = push(&self.primary, &[&["--part-size", "2MiB", "--workers", WORKERS], options].concat());
         let slow = slow.env("AWS_ENDPOINT_URL", self.front.endpoint());
         let slow = std::thread::spawn(move || slow.run());
-        self.primary.wait_until("parts are on their way", |_| self.front.bytes().0 > before + 400_000);
+        self.primary.wait_until("parts are on their way", |_| !self.seen().is_subset(&before));
         slow
     }
 }
@@ -175,7 +186,7 @@ fn ended_early(slow: JoinHandle<Ran>, began: Instant) -> Ran {
 #[test]
 fn a_backup_outlasts_every_timeout_that_the_server_sets_for_sessions() {
     for postgres in Postgres::each() {
-        let slow = Slow::of(&postgres, 150_000);
+        let slow = Slow::of(&postgres, 500_000);
         let mut settings = vec!["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"];
         settings.extend((postgres.major >= 14).then_some("idle_session_timeout"));
         settings.extend((postgres.major >= 17).then_some("transaction_timeout"));
@@ -192,7 +203,7 @@ fn a_backup_outlasts_every_timeout_that_the_server_sets_for_sessions() {
 #[test]
 fn a_server_that_stops_ends_the_backup_within_seconds_and_the_next_one_succeeds() {
     for postgres in Postgres::each() {
-        let mut slow = Slow::of(&postgres, 150_000);
+        let mut slow = Slow::of(&postgres, 500_000);
         for way in [Signal::INT, Signal::QUIT, Signal::KILL] {
             let running = slow.begin(&[]);
             let began = Instant::now();
@@ -224,7 +235,7 @@ fn a_server_that_stops_ends_the_backup_within_seconds_and_the_next_one_succeeds(
 #[test]
 fn a_session_that_is_lost_between_the_copying_and_the_end_of_the_backup_mode_leaves_no_backup() {
     for postgres in Postgres::each() {
-        let slow = Slow::of(&postgres, 400_000);
+        let slow = Slow::of(&postgres, 800_000);
         let running = slow.begin(&[]);
         let pid = slow.primary.value("SELECT pid FROM pg_stat_activity WHERE application_name = 'walden'");
         let session = Pid::from_raw(pid.parse().unwrap()).unwrap();
@@ -237,7 +248,7 @@ fn a_session_that_is_lost_between_the_copying_and_the_end_of_the_backup_mode_lea
                 last = (parts(), Instant::now());
             }
         }
-        assert!(!running.is_finished() && last.0 > 16, "{} parts", last.0);
+        assert!(!running.is_finished() && last.0 > 8, "{} parts", last.0);
         kill_process(session, Signal::TERM).unwrap();
         kill_process(session, Signal::CONT).unwrap();
         running.join().unwrap().code(5).stderr_has("could not end the backup");
@@ -272,7 +283,7 @@ fn sessions_that_are_ended_at_random_moments_leave_complete_backups_or_none() {
 #[test]
 fn a_backup_whose_wal_cannot_be_archived_says_so_while_it_waits_and_in_its_end() {
     for postgres in Postgres::each() {
-        let slow = Slow::of(&postgres, 150_000);
+        let slow = Slow::of(&postgres, 500_000);
         let running = slow.begin(&["--wal-timeout", "4s"]);
         set(&slow.primary, "archive_command", "false");
         let ran = running.join().unwrap().code(9).stderr_has("WARN the backup waits for its WAL, and archiving");
@@ -285,7 +296,7 @@ fn a_backup_whose_wal_cannot_be_archived_says_so_while_it_waits_and_in_its_end()
 #[test]
 fn a_backup_whose_server_goes_away_while_it_waits_goes_on_looking_in_the_archive() {
     for postgres in Postgres::each() {
-        let mut slow = Slow::of(&postgres, 150_000);
+        let mut slow = Slow::of(&postgres, 500_000);
         let works = slow.primary.archive_command();
         let running = slow.begin(&["--wal-timeout", "100s"]);
         set(&slow.primary, "archive_command", "false");
@@ -307,7 +318,7 @@ fn a_backup_whose_server_goes_away_while_it_waits_goes_on_looking_in_the_archive
 #[test]
 fn of_two_backups_at_once_the_second_is_told_of_the_first() {
     for postgres in Postgres::each() {
-        let slow = Slow::of(&postgres, 150_000);
+        let slow = Slow::of(&postgres, 500_000);
         let first = slow.begin(&[]);
         let pid = slow.primary.value("SELECT pid FROM pg_stat_activity WHERE application_name = 'walden'");
         for database in ["postgres", "template1"] {
@@ -369,7 +380,7 @@ fn an_archive_that_is_full_ends_the_backup_and_with_some_room_the_next_one_succe
         fill(&primary, FILLING);
         primary.archive_all();
         disk.fill_up_to(8 << 20);
-        let ran = push(&primary, &["--part-size", "1MiB"]).run().code(10);
+        let ran = push(&primary, &["--part-size", "2MiB"]).run().code(10);
         ran.stderr_has("No space left on device").stderr_has("Free some space");
         assert_eq!(complete_backups(&primary), 0);
         disk.free();

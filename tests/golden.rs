@@ -81,3 +81,25 @@ fn everything_in_an_archive_of_format_1_comes_out_as_it_went_in() {
     }
     assert!(sums == golden.sums, "{sums}");
 }
+
+/// `1.marked.json` is the short manifest of the same backup, as the first version that had marks wrote it with all of them.
+#[test]
+fn marks_on_a_backup_of_format_1_are_read_and_taken_away_again_without_a_trace() {
+    let golden = Golden::open("1");
+    let archive = golden.scratch.path().join("archive");
+    let key = files_below(&archive).into_iter().find(|key| key.ends_with("/backup.json")).unwrap();
+    let manifest = archive.join(key);
+    let before = std::fs::read(&manifest).unwrap();
+    let marked = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/1.marked.json");
+
+    let set = ["backup-mark", "LATEST", "--label", "before the upgrade", "--note", "ticket=OPS-1", "--keep"];
+    golden.walden(&set).run().code(0);
+    assert!(std::fs::read(&manifest).unwrap() == std::fs::read(&marked).unwrap());
+    let shown = golden.walden(&["backup-show", "LATEST", "--json"]).run().code(0).json();
+    assert_eq!(shown["label"], "before the upgrade");
+    assert_eq!(shown["notes"], serde_json::json!({ "ticket": "OPS-1" }));
+    assert_eq!(shown["keep"], true);
+    let unset = ["backup-mark", "LATEST", "--label", "", "--note", "ticket=", "--no-keep"];
+    golden.walden(&unset).run().code(0);
+    assert!(std::fs::read(&manifest).unwrap() == before);
+}

@@ -115,13 +115,13 @@ fn a_promotion_in_the_middle_voids_the_backup_within_seconds_and_the_next_one_su
         let place = Place::s3();
         let mut primary = Cluster::initialized(&postgres, &place, &[]);
         primary.start();
-        fill(&primary, 60);
+        fill(&primary, 40);
         back_up(&primary);
         let standby = standby(&primary, &place, false);
         // More than can be on its way at the same time, so that the copying lasts.
         let front = Front::start(place.service().address());
-        front.always(Script { up: Way { bandwidth: Some(100_000), ..Way::default() }, ..Script::default() });
-        let slow = push(&standby, &["--part-size", "1MiB"]).env("AWS_ENDPOINT_URL", front.endpoint());
+        front.always(Script { up: Way { bandwidth: Some(400_000), ..Way::default() }, ..Script::default() });
+        let slow = push(&standby, &["--part-size", "2MiB", "--workers", "2"]).env("AWS_ENDPOINT_URL", front.endpoint());
         let slow = std::thread::spawn(move || slow.run());
         standby.wait_until("parts are on their way", |_| front.bytes().0 > 400_000);
         standby.promote();
