@@ -39,8 +39,13 @@ impl Golden {
     }
 
     fn walden(&self, args: &[&str]) -> Walden {
+        self.owner_s_walden(args).user(User::for_servers())
+    }
+
+    /// One that may write to the copy.
+    fn owner_s_walden(&self, args: &[&str]) -> Walden {
         let prefix = format!("file://{}", self.scratch.path().join("archive").display());
-        Walden::at(&self.program, self.scratch.path()).user(User::for_servers()).env("WALDEN_PREFIX", prefix).args(args)
+        Walden::at(&self.program, self.scratch.path()).env("WALDEN_PREFIX", prefix).args(args)
     }
 
     fn place(&self, name: &str) -> String {
@@ -93,13 +98,13 @@ fn marks_on_a_backup_of_format_1_are_read_and_taken_away_again_without_a_trace()
     let marked = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/1.marked.json");
 
     let set = ["backup-mark", "LATEST", "--label", "before the upgrade", "--note", "ticket=OPS-1", "--keep"];
-    golden.walden(&set).run().code(0);
+    golden.owner_s_walden(&set).run().code(0);
     assert!(std::fs::read(&manifest).unwrap() == std::fs::read(&marked).unwrap());
     let shown = golden.walden(&["backup-show", "LATEST", "--json"]).run().code(0).json();
     assert_eq!(shown["label"], "before the upgrade");
     assert_eq!(shown["notes"], serde_json::json!({ "ticket": "OPS-1" }));
     assert_eq!(shown["keep"], true);
     let unset = ["backup-mark", "LATEST", "--label", "", "--note", "ticket=", "--no-keep"];
-    golden.walden(&unset).run().code(0);
+    golden.owner_s_walden(&unset).run().code(0);
     assert!(std::fs::read(&manifest).unwrap() == before);
 }
