@@ -97,7 +97,7 @@ fn everything_that_a_server_lacks_is_said_in_one_error() {
         let other = Cluster::primary(&postgres, &place);
         primary.walden(&["backup-push", other.data().to_str().unwrap()]).run().code(8).stderr_has("system identifier");
         let version = other.data().join("PG_VERSION");
-        fs::set_permissions(&version, Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&version, Permissions::from_mode(0o000)).unwrap();
         push(&other, &[]).run().code(4).stderr_has("PG_VERSION").stderr_has("sudo -u postgres");
         fs::set_permissions(&version, Permissions::from_mode(0o600)).unwrap();
         back_up(&other).stderr_is("");
@@ -363,7 +363,7 @@ fn a_file_that_may_not_be_read_ends_the_backup_with_its_name() {
         primary.sql("CHECKPOINT");
         let path = primary.value("SELECT pg_relation_filepath('accounts')");
         let file: PathBuf = primary.data().join(&path);
-        fs::set_permissions(&file, Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o000)).unwrap();
         push(&primary, &[]).run().code(4).stderr_has(&path).stderr_has("ermission denied");
         fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
         assert_eq!(complete_backups(&primary), 0);
