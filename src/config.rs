@@ -16,6 +16,7 @@ use crate::config::row::{Role, Row, Setting};
 use crate::config::value::Value;
 use crate::error::{Error, Kind, Result};
 
+pub mod mark;
 pub mod options;
 pub mod reference;
 pub mod requests;

@@ -34,6 +34,7 @@ const UNITS: &[(&str, Layer)] = &[
     ("backup::cat", Stories),
     ("backup::push", Stories),
     ("backup::delete", Stories),
+    ("backup::mark", Stories),
     ("restore", Stories),
     ("daemon", Stories),
     ("doctor", Stories),
@@ -78,8 +79,11 @@ const PARTS: &[(&str, &str)] = &[
     ("backup::listing", "backup::push"),
     ("backup::pack", "backup::push"),
     ("backup::pages", "backup::push"),
+    ("backup::preflight", "backup::push"),
     ("backup::read", "backup::push"),
+    ("backup::session", "backup::push"),
     ("backup::volume", "backup::push"),
+    ("backup::wait", "backup::push"),
 ];
 
 /// The arrows that do not point down, each with its reason. Vocabulary may use vocabulary.

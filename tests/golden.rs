@@ -39,8 +39,13 @@ impl Golden {
     }
 
     fn walden(&self, args: &[&str]) -> Walden {
+        self.owner_s_walden(args).user(User::for_servers())
+    }
+
+    /// One that may write to the copy.
+    fn owner_s_walden(&self, args: &[&str]) -> Walden {
         let prefix = format!("file://{}", self.scratch.path().join("archive").display());
-        Walden::at(&self.program, self.scratch.path()).user(User::for_servers()).env("WALDEN_PREFIX", prefix).args(args)
+        Walden::at(&self.program, self.scratch.path()).env("WALDEN_PREFIX", prefix).args(args)
     }
 
     fn place(&self, name: &str) -> String {
@@ -80,4 +85,26 @@ fn everything_in_an_archive_of_format_1_comes_out_as_it_went_in() {
         }
     }
     assert!(sums == golden.sums, "{sums}");
+}
+
+/// `1.marked.json` is the short manifest of the same backup, as the first version that had marks wrote it with all of them.
+#[test]
+fn marks_on_a_backup_of_format_1_are_read_and_taken_away_again_without_a_trace() {
+    let golden = Golden::open("1");
+    let archive = golden.scratch.path().join("archive");
+    let key = files_below(&archive).into_iter().find(|key| key.ends_with("/backup.json")).unwrap();
+    let manifest = archive.join(key);
+    let before = std::fs::read(&manifest).unwrap();
+    let marked = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/1.marked.json");
+
+    let set = ["backup-mark", "LATEST", "--label", "before the upgrade", "--note", "ticket=OPS-1", "--keep"];
+    golden.owner_s_walden(&set).run().code(0);
+    assert!(std::fs::read(&manifest).unwrap() == std::fs::read(&marked).unwrap());
+    let shown = golden.walden(&["backup-show", "LATEST", "--json"]).run().code(0).json();
+    assert_eq!(shown["label"], "before the upgrade");
+    assert_eq!(shown["notes"], serde_json::json!({ "ticket": "OPS-1" }));
+    assert_eq!(shown["keep"], true);
+    let unset = ["backup-mark", "LATEST", "--label", "", "--note", "ticket=", "--no-keep"];
+    golden.owner_s_walden(&unset).run().code(0);
+    assert!(std::fs::read(&manifest).unwrap() == before);
 }

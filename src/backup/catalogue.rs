@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::mpsc;
 
 use super::manifest::{Backup, Files, FilesReader};
@@ -48,14 +49,7 @@ pub async fn list(archive: &Archive, system: SystemId) -> Result<Vec<Found>> {
 /// The same for whoever wants to see all damage: each id with what is found there, or why its short manifest cannot be
 /// read ([`Kind::Corrupt`] or [`Kind::Refused`]).
 pub async fn look(archive: &Archive, system: SystemId) -> Result<Vec<(BackupId, Result<Found>)>> {
-    let mut ids = Vec::new();
-    let prefix = layout::backups_prefix(system);
-    let query = ListQuery { prefix: prefix.clone(), fold: true, ..ListQuery::default() };
-    list_all(&**archive.store(), query, |page| {
-        let names = page.prefixes.iter().filter_map(|folded| folded.strip_prefix(&prefix)?.strip_suffix('/'));
-        ids.extend(names.filter_map(BackupId::parse));
-    })
-    .await?;
+    let ids = ids(archive, system).await?;
     let (sender, receiver) = mpsc::channel(ids.len().max(1));
     for id in ids {
         // The channel has room for all of them.
@@ -81,6 +75,50 @@ pub async fn look(archive: &Archive, system: SystemId) -> Result<Vec<(BackupId, 
     Ok(found)
 }
 
+async fn ids(archive: &Archive, system: SystemId) -> Result<Vec<BackupId>> {
+    let mut ids = Vec::new();
+    let prefix = layout::backups_prefix(system);
+    let query = ListQuery { prefix: prefix.clone(), fold: true, ..ListQuery::default() };
+    list_all(&**archive.store(), query, |page| {
+        let names = page.prefixes.iter().filter_map(|folded| folded.strip_prefix(&prefix)?.strip_suffix('/'));
+        ids.extend(names.filter_map(BackupId::parse));
+    })
+    .await?;
+    Ok(ids)
+}
+
+/// Backups older than this are not looked through for whether they are being taken: it bounds the listings.
+const LONGEST_BACKUP: SignedDuration = SignedDuration::from_hours(48);
+
+/// The incomplete backups that something was stored of within `recent` before `now`, with when that was.
+pub async fn underway(
+    archive: &Archive,
+    system: SystemId,
+    now: Timestamp,
+    recent: SignedDuration,
+) -> Result<Vec<(BackupId, Timestamp)>> {
+    let mut underway = Vec::new();
+    for id in ids(archive, system).await? {
+        if now.duration_since(id.started()) > LONGEST_BACKUP {
+            continue;
+        }
+        let (mut complete, mut newest) = (false, Timestamp::MIN);
+        let commit = Key::Backup(system, id).to_string();
+        let query = ListQuery { prefix: layout::backup_prefix(system, id), ..ListQuery::default() };
+        list_all(&**archive.store(), query, |page| {
+            for object in page.objects {
+                complete |= object.key == commit;
+                newest = newest.max(object.modified);
+            }
+        })
+        .await?;
+        if !complete && now.duration_since(newest) <= recent {
+            underway.push((id, newest));
+        }
+    }
+    Ok(underway)
+}
+
 /// The complete backups of a cluster, oldest first.
 pub async fn complete(archive: &Archive, system: SystemId) -> Result<Vec<Backup>> {
     let found = list(archive, system).await?.into_iter();
@@ -97,6 +135,14 @@ pub async fn complete(archive: &Archive, system: SystemId) -> Result<Vec<Backup>
 /// # Errors
 /// [`Kind::NotFound`] if there is no complete backup of this id.
 pub async fn read(archive: &Archive, system: SystemId, id: BackupId) -> Result<Backup> {
+    read_with_content(archive, system, id).await.map(|(backup, _)| backup)
+}
+
+/// The same, with the very bytes of its short manifest.
+///
+/// # Errors
+/// As [`read`].
+pub async fn read_with_content(archive: &Archive, system: SystemId, id: BackupId) -> Result<(Backup, Vec<u8>)> {
     let key = Key::Backup(system, id);
     let content = archive.store().get(&key.to_string(), None).await?.read_all(SHORT_LIMIT).await?;
     let backup = Backup::from_json(&content).during(|| format!("could not read {}", archive.url(&key)))?;
@@ -104,7 +150,7 @@ pub async fn read(archive: &Archive, system: SystemId, id: BackupId) -> Result<B
         return Err(Error::new(Kind::Corrupt, format!("{} is that of another backup", archive.url(&key)))
             .detail(format!("it is that of {} of system identifier {}", backup.id, backup.system_id)));
     }
-    Ok(backup)
+    Ok((backup, content))
 }
 
 /// The newest complete backup.

@@ -17,6 +17,7 @@ use super::pages::{self, Pages};
 use super::plan::{Plan, Shape, plan};
 use super::push::Options;
 use super::read::describe;
+use super::session;
 use super::volume::{FinishedPart, VolumeWriter};
 use crate::archive::Archive;
 use crate::error::{Context, Error, Kind, Result};
@@ -40,6 +41,7 @@ pub(super) struct Copying<'a> {
     pub(super) shape: Shape,
     /// Where replay of the copy begins.
     pub(super) start: Lsn,
+    pub(super) standby: bool,
 }
 
 /// All that was copied.
@@ -94,7 +96,7 @@ impl Copying<'_> {
         // Read last of all files, as PostgreSQL's documentation asks of backups taken from a standby ("Backing Up The Data
         // Directory"), and before the end of the backup mode.
         let mut last = vec![control_file(data_directory)?];
-        let stop = self.client.backup_stop().await?;
+        let stop = session::stop(self.client, self.standby).await?;
         last.extend(made_by_the_server(data_directory, &stop)?);
         let ended = listing.clone();
         if let Err(error) = blocking(move || finish(volumes, last, &ended)).await {
@@ -109,7 +111,7 @@ impl Copying<'_> {
         let stop = packer.stop.clone();
         tokio::select! {
             packed = blocking(move || packer.pack(&plan, &directories)) => packed,
-            ended = self.client.closed() => {
+            ended = session::voided(self.client, self.standby) => {
                 stop.store(true, Ordering::Relaxed);
                 Err(ended)
             }

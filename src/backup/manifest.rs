@@ -3,6 +3,7 @@
 //!
 //! Pure: the form and its rules. Which objects hold them is `layout`'s business.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use jiff::Timestamp;
@@ -60,6 +61,57 @@ pub struct Backup {
     /// backup was taken by a version that did not verify them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pages: Option<PageCheck>,
+    /// Was it taken from a standby? Then no record in the WAL says where the copy is consistent: `stop` does, and
+    /// `global/pg_control`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub from_standby: bool,
+    /// What its users have written on it.
+    #[serde(flatten)]
+    pub marks: Marks,
+}
+
+/// What users write on a backup, then or later. Nothing of it changes what the backup is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marks {
+    /// What it is called; one line, not empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// What else there is to know, by key.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub notes: BTreeMap<String, String>,
+    /// Is it to be kept for good?
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub keep: bool,
+}
+
+/// What is to be changed of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MarkChange {
+    /// Another label, or none any more.
+    pub label: Option<Option<String>>,
+    /// Notes to set, or to take away, one after the other.
+    pub notes: Vec<(String, Option<String>)>,
+    /// Whether it is to be kept.
+    pub keep: Option<bool>,
+}
+
+impl Marks {
+    /// Changes them.
+    pub fn change(&mut self, change: MarkChange) {
+        self.label = change.label.unwrap_or(self.label.take());
+        for (key, value) in change.notes {
+            match value {
+                Some(value) => self.notes.insert(key, value),
+                None => self.notes.remove(&key),
+            };
+        }
+        self.keep = change.keep.unwrap_or(self.keep);
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl Backup {
@@ -88,6 +140,18 @@ impl Backup {
     /// What is known of its damaged pages, if it has any.
     pub fn damage(&self) -> Option<&PageCheck> {
         self.pages.as_ref().filter(|check| check.damaged > 0)
+    }
+
+    /// Is this all that the `backup.json` says that it was read from? A newer version may have written more, which would
+    /// be lost if this were written in its place.
+    pub fn is_all_of(&self, content: &[u8]) -> bool {
+        let values = self.to_json().ok().map(|ours| [ours, content.to_vec()].map(|json| sealed::unseal(&json).ok()));
+        let without_seal = |value: Option<serde_json::Value>| {
+            let mut value = value?;
+            value.as_object_mut()?.remove("sha256");
+            Some(value)
+        };
+        values.is_some_and(|[ours, theirs]| without_seal(ours).is_some_and(|ours| Some(ours) == without_seal(theirs)))
     }
 
     /// The cluster's segment size.
@@ -654,7 +718,41 @@ pub(crate) mod tests {
             tablespaces: vec![Tablespace { oid: 16385, location: "/srv/fast".into() }],
             files_blake3: blake3::hash(b"").to_hex().to_string(),
             pages: None,
+            from_standby: false,
+            marks: Marks::default(),
         }
+    }
+
+    #[test]
+    fn marks_are_there_if_they_were_made_and_change_nothing_else() {
+        let (plain, mut marked) = (backup(), backup());
+        marked.marks.change(MarkChange {
+            label: Some(Some("before the upgrade".into())),
+            notes: vec![("a".into(), Some("1".into())), ("b".into(), Some("2".into())), ("a".into(), None)],
+            keep: Some(true),
+        });
+        assert_eq!(Backup::from_json(&marked.to_json().unwrap()).unwrap(), marked);
+        let json = |backup: &Backup| serde_json::from_slice::<serde_json::Value>(&backup.to_json().unwrap()).unwrap();
+        let (before, mut after) = (json(&plain), json(&marked));
+        let fields = after.as_object_mut().unwrap();
+        assert_eq!(fields.remove("label").unwrap(), "before the upgrade");
+        assert_eq!(fields.remove("notes").unwrap(), serde_json::json!({ "b": "2" }));
+        assert_eq!(fields.remove("keep").unwrap(), true);
+        assert_ne!(fields["sha256"], before["sha256"]);
+        fields["sha256"] = before["sha256"].clone();
+        assert_eq!(after, before);
+        marked.marks.change(MarkChange { label: Some(None), notes: vec![("b".into(), None)], keep: Some(false) });
+        assert_eq!(marked.to_json().unwrap(), plain.to_json().unwrap());
+    }
+
+    #[test]
+    fn what_a_newer_version_has_added_is_noticed() {
+        let content = String::from_utf8(backup().to_json().unwrap()).unwrap();
+        assert!(backup().is_all_of(content.as_bytes()));
+        let body = content[..content.rfind("\"sha256\"").unwrap()].replace("\"files\"", "\"new\": 1, \"files\"");
+        let newer = sealed::seal(body);
+        assert_eq!(Backup::from_json(&newer).unwrap(), backup());
+        assert!(!backup().is_all_of(&newer));
     }
 
     #[test]

@@ -10,8 +10,10 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 
+use crate::backup::manifest::{MarkChange, Marks};
 use crate::cli::help::{self, Positional};
 use crate::config::Settings;
+use crate::config::mark::Label;
 use crate::config::options::{self, TABLE};
 use crate::config::row::{Role, Row, VerbName};
 use crate::config::sources::{self, Envdir, Environment, Flags};
@@ -66,6 +68,8 @@ pub enum Verb {
     BackupPush {
         /// The data directory; `None`: the server says where it is.
         pgdata: Option<PathBuf>,
+        /// What to write on it.
+        marks: Marks,
     },
     /// Restore a base backup.
     BackupFetch(BackupFetch),
@@ -82,6 +86,13 @@ pub enum Verb {
         backup: Selection,
         /// The file, relative to the data directory.
         file: String,
+    },
+    /// Change what is written on a base backup.
+    BackupMark {
+        /// Which.
+        backup: Selection,
+        /// What to change.
+        change: MarkChange,
     },
     /// Help `wal-push` until the process ends.
     Daemon {
@@ -173,9 +184,15 @@ fn verb_command(verb: VerbName) -> Command {
         .args(own.map(argument));
     match verb {
         VerbName::BackupFetch => target_rules(command),
+        VerbName::BackupMark => command
+            .mut_arg(options::NO_KEEP.row.name, |arg| arg.conflicts_with(options::KEEP.row.name))
+            .group(ArgGroup::new("change").multiple(true).required(true).args(MARKS.map(|row| row.name))),
         _ => command,
     }
 }
+
+/// What `backup-mark` can change.
+static MARKS: [&Row; 4] = [&options::LABEL.row, &options::NOTE.row, &options::KEEP.row, &options::NO_KEEP.row];
 
 /// Which arguments of a restore go together.
 fn target_rules(command: Command) -> Command {
@@ -267,7 +284,11 @@ fn verb(name: VerbName, matches: &ArgMatches, settings: &Settings) -> Result<Ver
             ahead: settings.get(&options::AHEAD)?,
         },
         VerbName::WalBackfill => Verb::WalBackfill { pgdata: required(matches, help::PGDATA, PathBuf::read)? },
-        VerbName::BackupPush => Verb::BackupPush { pgdata: optional(matches, help::PGDATA, PathBuf::read)? },
+        VerbName::BackupPush => {
+            let mut marks = Marks::default();
+            marks.change(mark_change(settings)?);
+            Verb::BackupPush { pgdata: optional(matches, help::PGDATA, PathBuf::read)?, marks }
+        }
         VerbName::BackupFetch => Verb::BackupFetch(BackupFetch {
             directory: required(matches, help::DIR, PathBuf::read)?,
             backup: optional(matches, help::BACKUP, str::parse)?,
@@ -281,6 +302,9 @@ fn verb(name: VerbName, matches: &ArgMatches, settings: &Settings) -> Result<Ver
             backup: required(matches, help::BACKUP, str::parse)?,
             file: required(matches, help::FILE, |text| Ok(text.to_owned()))?,
         },
+        VerbName::BackupMark => {
+            Verb::BackupMark { backup: required(matches, help::BACKUP, str::parse)?, change: mark_change(settings)? }
+        }
         VerbName::Daemon => Verb::Daemon { pgdata: required(matches, help::PGDATA, PathBuf::read)? },
         VerbName::WalShow => Verb::WalShow,
         VerbName::WalVerify => Verb::WalVerify,
@@ -308,6 +332,16 @@ fn goal(settings: &Settings) -> Result<Goal> {
         Some(point) => Goal::Target(Target { point, exclusive, action }),
         None if settings.get(&options::STANDBY)? => Goal::Standby,
         None => Goal::EndOfArchive,
+    })
+}
+
+fn mark_change(settings: &Settings) -> Result<MarkChange> {
+    let notes = settings.all(&options::NOTE)?.into_iter().map(|note| (note.key, note.value));
+    let keep = settings.get(&options::KEEP)?.then_some(true);
+    Ok(MarkChange {
+        label: settings.find(&options::LABEL)?.map(Label::text),
+        notes: notes.collect(),
+        keep: keep.or(settings.get(&options::NO_KEEP)?.then_some(false)),
     })
 }
 
@@ -386,12 +420,29 @@ mod tests {
                 Verb::WalFetch { name: segment.parse().unwrap(), path, ahead: false },
             ),
             ("wal-backfill /pg".to_owned(), Verb::WalBackfill { pgdata: "/pg".into() }),
-            ("backup-push".to_owned(), Verb::BackupPush { pgdata: None }),
-            ("backup-push /pg".to_owned(), Verb::BackupPush { pgdata: Some("/pg".into()) }),
+            ("backup-push".to_owned(), Verb::BackupPush { pgdata: None, marks: Marks::default() }),
+            (
+                "backup-push /pg --label x --note a=b --note a=c --keep".to_owned(),
+                Verb::BackupPush {
+                    pgdata: Some("/pg".into()),
+                    marks: Marks {
+                        label: Some("x".into()),
+                        notes: [("a".to_owned(), "c".to_owned())].into(),
+                        keep: true,
+                    },
+                },
+            ),
             ("backup-list --json".to_owned(), Verb::BackupList),
             ("backup-show LATEST".to_owned(), Verb::BackupShow { backup: Selection::Latest }),
             (format!("backup-show {ID}"), Verb::BackupShow { backup: id }),
             (format!("backup-cat {ID} base/1/2"), Verb::BackupCat { backup: id, file: "base/1/2".into() }),
+            (
+                "backup-mark LATEST --label= --note a= --no-keep".to_owned(),
+                Verb::BackupMark {
+                    backup: Selection::Latest,
+                    change: MarkChange { label: Some(None), notes: vec![("a".to_owned(), None)], keep: Some(false) },
+                },
+            ),
             ("daemon /pg".to_owned(), Verb::Daemon { pgdata: "/pg".into() }),
             ("wal-show --json".to_owned(), Verb::WalShow),
             ("wal-verify --deep --workers 4".to_owned(), Verb::WalVerify),
@@ -429,19 +480,25 @@ mod tests {
             "target-action" | "target-exclusive" => "--target-lsn 0/1",
             _ => "",
         };
+        let needed = |verb: VerbName, row: &Row| match (verb, row.name) {
+            (VerbName::BackupMark, "keep" | "no-keep" | "label") => "",
+            (VerbName::BackupMark, _) => "--label x",
+            _ => "",
+        };
         for row in TABLE.iter().filter(|row| row.role != Role::Source) {
             for verb in VerbName::ALL {
                 let operands: &[&str] = match verb {
                     VerbName::WalPush | VerbName::WalBackfill | VerbName::BackupFetch | VerbName::Daemon => &["x"],
                     VerbName::WalFetch => &["00000002.history", "x"],
-                    VerbName::BackupShow => &["LATEST"],
+                    VerbName::BackupShow | VerbName::BackupMark => &["LATEST"],
                     VerbName::BackupCat => &["LATEST", "x"],
                     VerbName::BackupPush | VerbName::BackupList | VerbName::Config => &[],
                     VerbName::WalShow | VerbName::WalVerify | VerbName::Doctor => &[],
                 };
                 let takes = row.verbs.contains(&verb);
                 let target = if takes { target(row) } else { "" };
-                let result = run(&format!("{verb} {} {} {target}", operands.join(" "), row_of(row)));
+                let needed = needed(verb, row);
+                let result = run(&format!("{verb} {} {} {target} {needed}", operands.join(" "), row_of(row)));
                 assert_eq!(result.is_ok(), takes, "{verb} {}: {result:?}", row.name);
             }
         }

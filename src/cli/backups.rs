@@ -14,13 +14,14 @@ use crate::error::{Error, Kind, Result};
 /// A table, oldest first.
 pub(super) fn list_table(found: &[Found]) -> String {
     let mut table = Table::new();
-    let header = ["backup", "state", "finished", "took", "size", "stored", "postgres", "timeline", "system id"];
+    let header =
+        ["backup", "state", "finished", "took", "size", "stored", "postgres", "timeline", "system id", "label"];
     table.load_style(presets::NOTHING).set_header(header);
     for found in found {
         table.add_row(match found {
             Found::Complete(backup) => [
                 backup.id.to_string(),
-                backup.damage().map_or("complete".into(), |check| format!("damaged pages: {}", check.damaged)),
+                state(backup),
                 time(backup.finished),
                 took(backup),
                 BinaryBytes(backup.plain_size).to_string(),
@@ -28,9 +29,10 @@ pub(super) fn list_table(found: &[Found]) -> String {
                 backup.postgres.to_string(),
                 backup.timeline.0.to_string(),
                 backup.system_id.to_string(),
+                backup.marks.label.clone().unwrap_or_default(),
             ],
             Found::Incomplete(system, id) => {
-                let mut row = [const { String::new() }; 9];
+                let mut row = [const { String::new() }; 10];
                 (row[0], row[1], row[8]) = (id.to_string(), "incomplete".into(), system.to_string());
                 row
             }
@@ -40,6 +42,11 @@ pub(super) fn list_table(found: &[Found]) -> String {
         column.set_padding((0, 2));
     }
     table.trim_fmt()
+}
+
+fn state(backup: &Backup) -> String {
+    let state = backup.damage().map_or("complete".to_owned(), |check| format!("damaged pages: {}", check.damaged));
+    if backup.marks.keep { format!("{state}, kept") } else { state }
 }
 
 /// An array of the short manifests, each with a `state`; of an incomplete backup little is known.
@@ -61,6 +68,12 @@ fn value(backup: &Backup) -> Result<Value> {
     let mut value = serde_json::to_value(backup)
         .map_err(|error| Error::new(Kind::Bug, "could not describe a backup").detail(error.to_string()))?;
     value["state"] = if backup.damage().is_some() { "damaged" } else { "complete" }.into();
+    // Always there for who reads it, unlike in the manifest.
+    let marks = &backup.marks;
+    for (name, mark) in [("label", json!(marks.label)), ("notes", json!(marks.notes)), ("keep", json!(marks.keep))] {
+        value[name] = mark;
+    }
+    value["from_standby"] = backup.from_standby.into();
     Ok(value)
 }
 
@@ -89,6 +102,14 @@ pub(super) fn show(backup: &Backup) -> String {
         ("segment size", BinaryBytes(backup.segment_size).to_string()),
         ("taken by", format!("walden {}", backup.walden)),
     ];
+    if backup.from_standby {
+        lines.push(("from", "a standby".to_owned()));
+    }
+    if backup.marks.keep {
+        lines.push(("kept", "for good".to_owned()));
+    }
+    lines.extend(backup.marks.label.iter().map(|label| ("label", label.clone())));
+    lines.extend(backup.marks.notes.iter().map(|(key, value)| ("note", format!("{key}={value}"))));
     let tablespaces = backup.tablespaces.iter();
     lines.extend(tablespaces.map(|space| ("tablespace", format!("{} {}", space.oid, space.location.display()))));
     let damaged = backup.damage().map_or(Default::default(), |check| check.list.as_slice());

@@ -42,7 +42,7 @@ pub(super) fn positionals(verb: VerbName) -> &'static [Positional] {
                 doc: "LATEST or an id; unless given, the newest backup that leads to the target",
             },
         ],
-        VerbName::BackupShow => {
+        VerbName::BackupShow | VerbName::BackupMark => {
             &[Positional { name: BACKUP, required: true, doc: "LATEST or an id, as backup-list prints it" }]
         }
         VerbName::BackupCat => &[
@@ -71,6 +71,7 @@ pub(super) fn summary(verb: VerbName) -> &'static str {
         VerbName::BackupList => "List the base backups",
         VerbName::BackupShow => "Show one base backup",
         VerbName::BackupCat => "Write one file of a base backup to standard output",
+        VerbName::BackupMark => "Change the label, the notes or the keeping of a base backup",
         VerbName::Daemon => "Help wal-push with connections that are ready: for a store that is far away",
         VerbName::WalShow => "Show which WAL is in the archive, timeline by timeline",
         VerbName::WalVerify => "Verify that every backup finds the WAL to recover from it",
@@ -108,7 +109,10 @@ Every night, in /etc/cron.d/walden:
   30 1 * * *  postgres  walden --envdir /etc/walden.d backup-push
 
 By hand, of a server on another port:
-  PGPORT=5433 walden --envdir /etc/walden.d backup-push"
+  PGPORT=5433 walden --envdir /etc/walden.d backup-push
+
+To keep, with its reason:
+  walden --envdir /etc/walden.d backup-push --keep --label before-the-upgrade --note ticket=OPS-1234"
         }
         VerbName::BackupFetch => {
             "\
@@ -148,6 +152,12 @@ The settings of the server as they were:
   walden backup-cat LATEST postgresql.conf
 
 Only what the file takes is fetched. walden backup-show LATEST --files prints which files there are."
+        }
+        VerbName::BackupMark => {
+            "\
+Examples:
+  walden --envdir /etc/walden.d backup-mark LATEST --label before-the-upgrade --keep
+  walden backup-mark 20261121T013005Z-0000000100000000000000AB --note ticket=OPS-1234 --no-keep"
         }
         VerbName::Daemon => {
             "\

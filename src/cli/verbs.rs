@@ -12,7 +12,7 @@ use super::{backups, config, doctor, looking, message, resident, restore_command
 use crate::archive::Archive;
 use crate::backup::manifest::Backup;
 use crate::backup::push as backup_push;
-use crate::backup::{cat, catalogue};
+use crate::backup::{cat, catalogue, mark};
 use crate::config::Settings;
 use crate::config::options;
 use crate::config::sources::Environment;
@@ -40,7 +40,7 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             message::print(&if json { wal::backfilled_json(&done) } else { wal::backfilled(&done) });
             Ok(())
         }),
-        Verb::BackupPush { pgdata } => step_back(&settings).and_then(|()| {
+        Verb::BackupPush { pgdata, marks } => step_back(&settings).and_then(|()| {
             on_all_threads(async {
                 let archive = archive(&settings).await?;
                 let variables = environment.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
@@ -54,6 +54,7 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
                     max_rate: settings.find(&options::MAX_RATE)?,
                     wal_timeout: settings.get(&options::WAL_TIMEOUT)?,
                     on_corruption: settings.get(&options::ON_CORRUPTION)?,
+                    marks,
                 };
                 let backup = backup_push::push(&archive, &client, &options, &observer()).await?;
                 if settings.get(&options::JSON)? {
@@ -93,6 +94,21 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             let archive = archive(&settings).await?;
             let backup = selected(backup, &settings, &archive).await?;
             cat::cat(&archive, &backup, &file, &mut std::io::stdout()).await
+        }),
+        Verb::BackupMark { backup, change } => on_one_thread(async {
+            let archive = archive(&settings).await?;
+            let system = cluster(&settings, &archive).await?;
+            let id = match backup {
+                Selection::Latest => catalogue::latest(&archive, system).await?.id,
+                Selection::Id(id) => id,
+            };
+            let backup = mark::mark(&archive, system, id, change).await?;
+            if settings.get(&options::JSON)? {
+                message::print(&backups::json(&backup)?);
+            } else if std::io::stdout().is_terminal() {
+                message::print(&backups::show(&backup));
+            }
+            Ok(())
         }),
         Verb::Daemon { pgdata } => on_one_thread(resident::serve(&pgdata, &settings, environment)),
         Verb::WalShow => on_all_threads(async {

@@ -10,10 +10,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::config::Location;
+use crate::config::mark::{Label, Note};
 use crate::config::role::{AssumedRole, ExternalId};
 use crate::config::row::VerbName::{
-    BackupCat, BackupFetch, BackupList, BackupPush, BackupShow, Config, Daemon, Doctor, WalBackfill, WalFetch, WalPush,
-    WalShow, WalVerify,
+    BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Config, Daemon, Doctor, WalBackfill,
+    WalFetch, WalPush, WalShow, WalVerify,
 };
 use crate::config::row::{Alias, Row, Setting};
 use crate::config::target::{Action, RestorePoint, TablespaceMapping, TargetTimeline};
@@ -70,6 +71,10 @@ pub static TABLE: &[&Row] = &[
     &FILES.row,
     &AHEAD.row,
     &DEEP.row,
+    &LABEL.row,
+    &NOTE.row,
+    &KEEP.row,
+    &NO_KEEP.row,
     &TARGET_TIME.row,
     &TARGET_LSN.row,
     &TARGET_XID.row,
@@ -99,7 +104,7 @@ pub static PREFIX: Setting<Location> = Setting::new(Row {
 /// Which cluster below the prefix.
 pub static SYSTEM_ID: Setting<SystemId> = Setting::new(Row {
     name: "system-id",
-    verbs: &[WalFetch, BackupFetch, BackupList, BackupShow, BackupCat, WalShow, WalVerify],
+    verbs: &[WalFetch, BackupFetch, BackupList, BackupShow, BackupCat, BackupMark, WalShow, WalVerify],
     value: Some("NUMBER"),
     example: Some("7710427967336607753"),
     doc: "Which cluster below the prefix, by its system identifier (pg_controldata prints it), where no data directory \
@@ -393,7 +398,18 @@ pub static ENVDIR: Setting<PathBuf> = Setting::new(Row {
 /// Print JSON instead of tables.
 pub static JSON: Setting<bool> = Setting::new(Row {
     name: "json",
-    verbs: &[WalBackfill, BackupPush, BackupFetch, BackupList, BackupShow, WalShow, WalVerify, Doctor, Config],
+    verbs: &[
+        WalBackfill,
+        BackupPush,
+        BackupFetch,
+        BackupList,
+        BackupShow,
+        BackupMark,
+        WalShow,
+        WalVerify,
+        Doctor,
+        Config,
+    ],
     default: Some("false"),
     doc: "Print JSON",
     ..Row::ARGUMENT
@@ -424,6 +440,45 @@ pub static DEEP: Setting<bool> = Setting::new(Row {
     verbs: &[WalVerify],
     default: Some("false"),
     doc: "Read every segment that a recovery could need, and check its digests and its pages",
+    ..Row::ARGUMENT
+});
+
+/// What a backup is called.
+pub static LABEL: Setting<Label> = Setting::new(Row {
+    name: "label",
+    verbs: &[BackupPush, BackupMark],
+    value: Some("TEXT"),
+    example: Some("before the upgrade"),
+    doc: "What to call the backup, in one line; an empty text takes a label away",
+    ..Row::ARGUMENT
+});
+
+/// What else there is to know of a backup.
+pub static NOTE: Setting<Note> = Setting::new(Row {
+    name: "note",
+    verbs: &[BackupPush, BackupMark],
+    value: Some("KEY=VALUE"),
+    example: Some("ticket=OPS-1234"),
+    repeatable: true,
+    doc: "What else to write on the backup; can be given several times; KEY= takes a note away",
+    ..Row::ARGUMENT
+});
+
+/// Keep a backup for good.
+pub static KEEP: Setting<bool> = Setting::new(Row {
+    name: "keep",
+    verbs: &[BackupPush, BackupMark],
+    default: Some("false"),
+    doc: "Mark the backup as one to keep for good",
+    ..Row::ARGUMENT
+});
+
+/// Keep a backup no longer than others.
+pub static NO_KEEP: Setting<bool> = Setting::new(Row {
+    name: "no-keep",
+    verbs: &[BackupMark],
+    default: Some("false"),
+    doc: "Take that mark away",
     ..Row::ARGUMENT
 });
 

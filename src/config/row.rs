@@ -31,6 +31,8 @@ pub enum VerbName {
     BackupShow,
     /// `backup-cat`.
     BackupCat,
+    /// `backup-mark`.
+    BackupMark,
     /// `daemon`.
     Daemon,
     /// `wal-show`.
@@ -44,13 +46,13 @@ pub enum VerbName {
 }
 
 use VerbName::{
-    BackupCat, BackupFetch, BackupList, BackupPush, BackupShow, Config, Daemon, Doctor, WalBackfill, WalFetch, WalPush,
-    WalShow, WalVerify,
+    BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Config, Daemon, Doctor, WalBackfill,
+    WalFetch, WalPush, WalShow, WalVerify,
 };
 
 impl VerbName {
     /// Every verb, in the order in which help lists them.
-    pub const ALL: [VerbName; 13] = [
+    pub const ALL: [VerbName; 14] = [
         WalPush,
         WalFetch,
         WalBackfill,
@@ -61,6 +63,7 @@ impl VerbName {
         BackupList,
         BackupShow,
         BackupCat,
+        BackupMark,
         Daemon,
         Doctor,
         Config,
@@ -77,6 +80,7 @@ impl VerbName {
             BackupList => "backup-list",
             BackupShow => "backup-show",
             BackupCat => "backup-cat",
+            BackupMark => "backup-mark",
             Daemon => "daemon",
             WalShow => "wal-show",
             WalVerify => "wal-verify",

@@ -1,15 +1,19 @@
-//! One session with a PostgreSQL server: which cluster it serves, the beginning and the end of a backup, and how its
-//! archiver fares.
+//! One session with a PostgreSQL server: which cluster it serves. What else is asked of it lies in the files below: the
+//! backup mode, the archiver, the rights that a backup needs, and whose turn it is.
 //!
 //! Owns every SQL statement that Walden sends. Never reads the environment of the process (the caller hands it in) and
 //! never connects again: backup mode dies with its session, so a lost session is the end of that backup.
 
+mod archiver;
+mod backup;
 mod connect;
 mod failure;
 mod pages;
 mod parameters;
 mod password;
+mod rights;
 mod tls;
+mod turn;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -20,12 +24,14 @@ use tokio::sync::watch;
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, ToSql};
 
+pub use self::archiver::{Archiver, ArchivingFailure};
+pub use self::backup::BackupStop;
 pub use self::pages::Names;
 pub use self::parameters::Environment;
 use self::parameters::Parameters;
+pub use self::turn::Holder;
 use crate::error::{Context, Error, Kind, Result};
 use crate::postgres::control::SystemId;
-use crate::postgres::lsn::Lsn;
 use crate::wal::segment::SegmentSize;
 use crate::wal::timeline::Timeline;
 
@@ -108,32 +114,6 @@ impl fmt::Display for Archiving {
             Archiving::Library(library) => write!(f, "archive_library = '{library}'"),
         }
     }
-}
-
-/// What `pg_backup_stop` hands over.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BackupStop {
-    /// The recovery of the backup is consistent once it has replayed the WAL up to here.
-    pub stop: Lsn,
-    /// The content of `backup_label`, to be stored with the backup byte for byte.
-    pub label_file: String,
-    /// The content of `tablespace_map`; empty if there are no tablespaces.
-    pub tablespace_map: String,
-}
-
-/// How archiving fares since the server's statistics were last reset (`pg_stat_archiver`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Archiver {
-    /// How many WAL files were archived.
-    pub archived_count: u64,
-    /// The last of them.
-    pub last_archived_wal: Option<String>,
-    /// How many attempts failed.
-    pub failed_count: u64,
-    /// The file of the last failed attempt.
-    pub last_failed_wal: Option<String>,
-    /// When the last attempt failed.
-    pub last_failed_time: Option<Timestamp>,
 }
 
 impl Client {
@@ -220,55 +200,6 @@ impl Client {
         })
     }
 
-    /// Begins a backup with an immediate checkpoint and returns where the WAL that it needs begins. This waits for the
-    /// checkpoint, which can take minutes on a busy server.
-    ///
-    /// # Errors
-    /// [`Kind::Denied`] without the right on the function, [`Kind::Unreachable`] if the session has ended.
-    pub async fn backup_start(&self, label: &str) -> Result<Lsn> {
-        let sql = match self.major() {
-            ..15 => "SELECT pg_start_backup($1, true, false)::text",
-            _ => "SELECT pg_backup_start($1, true)::text",
-        };
-        column::<String>(&self.row("could not start a backup", sql, &[&label]).await?, 0)?.parse()
-    }
-
-    /// Ends the backup. Does not wait for the archiver: the caller looks itself for the WAL that the backup needs.
-    ///
-    /// # Errors
-    /// [`Kind::Unreachable`] if the session that began the backup has ended: the backup is void. Also
-    /// [`Kind::Refused`] if the server says that it cannot be used, as when a standby was promoted meanwhile.
-    pub async fn backup_stop(&self) -> Result<BackupStop> {
-        let sql = match self.major() {
-            ..15 => "SELECT lsn::text, labelfile, coalesce(spcmapfile, '') FROM pg_stop_backup(false, false)",
-            _ => "SELECT lsn::text, labelfile, coalesce(spcmapfile, '') FROM pg_backup_stop(false)",
-        };
-        let row = self.row("could not end the backup", sql, &[]).await?;
-        Ok(BackupStop {
-            stop: column::<String>(&row, 0)?.parse()?,
-            label_file: column(&row, 1)?,
-            tablespace_map: column(&row, 2)?,
-        })
-    }
-
-    /// Asks how archiving fares.
-    ///
-    /// # Errors
-    /// [`Kind::Unreachable`] if the session has ended.
-    pub async fn archiver(&self) -> Result<Archiver> {
-        let sql = "SELECT archived_count, last_archived_wal, failed_count, last_failed_wal, \
-            (extract(epoch FROM last_failed_time) * 1000000)::int8 FROM pg_stat_archiver";
-        let row = self.row("could not ask about the archiver", sql, &[]).await?;
-        let last_failed_time: Option<i64> = column(&row, 4)?;
-        Ok(Archiver {
-            archived_count: number(column::<i64>(&row, 0)?)?,
-            last_archived_wal: column(&row, 1)?,
-            failed_count: number(column::<i64>(&row, 2)?)?,
-            last_failed_wal: column(&row, 3)?,
-            last_failed_time: last_failed_time.and_then(|micros| Timestamp::from_microsecond(micros).ok()),
-        })
-    }
-
     /// Has the session ended? Noticed at once if the server stops, and after 30 s if the network dies.
     pub fn is_closed(&self) -> bool {
         self.ended.borrow().is_some()
@@ -289,10 +220,21 @@ impl Client {
     async fn row(&self, what: &str, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Row> {
         match self.session.query_one(sql, parameters).await {
             Ok(row) => Ok(row),
-            // The connection's task knows more than "connection closed".
-            Err(error) if error.is_closed() => Err(self.closed().await.during(what)),
-            Err(error) => Err(self.failure(what, &error)),
+            Err(error) => Err(self.failed(what, &error).await),
         }
+    }
+
+    /// The one row that this statement returns, if it returns any.
+    async fn row_if_any(&self, what: &str, sql: &str) -> Result<Option<Row>> {
+        match self.session.query_opt(sql, &[]).await {
+            Ok(row) => Ok(row),
+            Err(error) => Err(self.failed(what, &error).await),
+        }
+    }
+
+    /// The connection's task knows more than "connection closed".
+    async fn failed(&self, what: &str, error: &tokio_postgres::Error) -> Error {
+        if error.is_closed() { self.closed().await.during(what) } else { self.failure(what, error) }
     }
 
     fn failure(&self, what: &str, error: &tokio_postgres::Error) -> Error {
@@ -300,15 +242,7 @@ impl Client {
         if error.kind() != Kind::Denied {
             return error;
         }
-        let functions = match self.major() {
-            ..15 => "pg_start_backup(text, boolean, boolean), pg_stop_backup(boolean, boolean)",
-            _ => "pg_backup_start(text, boolean), pg_backup_stop(boolean)",
-        };
-        let role = format!("\"{}\"", self.user.replace('"', "\"\""));
-        error.hint(format!(
-            "Run as a superuser, in the database that PGDATABASE names: GRANT pg_read_all_settings TO {role}; \
-             GRANT EXECUTE ON FUNCTION {functions} TO {role};"
-        ))
+        error.hint(self.grants(true, &self.backup_functions()))
     }
 }
 
@@ -334,6 +268,12 @@ fn archiving(mode: ArchiveMode, command: String, library: String) -> Archiving {
 
 fn column<'a, T: FromSql<'a>>(row: &'a Row, index: usize) -> Result<T> {
     row.try_get(index).map_err(|error| unexpected(failure::words(&error)))
+}
+
+/// A time that was asked for as whole microseconds since 1970.
+fn time(row: &Row, index: usize) -> Result<Option<Timestamp>> {
+    let micros: Option<i64> = column(row, index)?;
+    Ok(micros.and_then(|micros| Timestamp::from_microsecond(micros).ok()))
 }
 
 /// A number that is never negative, of one of SQL's types, which are all signed.

@@ -46,6 +46,23 @@ pub fn read_control(data_directory: &Path) -> Result<(ControlFile, Vec<u8>)> {
     }
 }
 
+/// May this process read a data directory? Looks at a file and at a directory that every cluster has.
+///
+/// # Errors
+/// [`Kind::Denied`] if not.
+pub fn check_readable(data_directory: &Path) -> Result<()> {
+    let denied = |path: &Path, opened: std::io::Result<()>| match opened {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            Err(Error::io(format!("could not read \"{}\"", path.display()), &error))
+        }
+        // What else is wrong is said by who looks at the control file.
+        _ => Ok(()),
+    };
+    let (version, global) = (data_directory.join("PG_VERSION"), data_directory.join("global"));
+    denied(&version, fs::File::open(&version).map(drop))?;
+    denied(&global, fs::read_dir(&global).map(drop))
+}
+
 fn read_control_once(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|error| {
         let what = format!("could not read \"{}\"", path.display());

@@ -196,6 +196,12 @@ impl Cluster {
         self.wait_for_end();
     }
 
+    /// An immediate shutdown: sessions and archiver end at once.
+    pub fn stop_at_once(&mut self) {
+        self.signal(Signal::QUIT);
+        self.wait_for_end();
+    }
+
     /// kill -9 of the postmaster; the other processes notice and end.
     pub fn kill(&mut self) {
         self.signal(Signal::KILL);

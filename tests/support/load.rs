@@ -21,6 +21,15 @@ pub fn open_books(cluster: &Cluster) {
     ));
 }
 
+/// Fills so many MiB with what no compression makes smaller, so that a backup has that much to store.
+pub fn fill(cluster: &Cluster, mebibytes: u32) {
+    cluster.sql(&format!(
+        "CREATE TABLE filler (noise bytea); ALTER TABLE filler ALTER COLUMN noise SET STORAGE EXTERNAL;\
+         INSERT INTO filler SELECT decode(string_agg(md5(random()::text), ''), 'hex') \
+         FROM generate_series(1, {mebibytes}) AS mebibyte, generate_series(1, 65536) GROUP BY mebibyte"
+    ));
+}
+
 /// Whatever moment is restored, an account's balance is the sum of its bookings. Returns the number of bookings.
 pub fn audit(cluster: &Cluster) -> u64 {
     let accounts = cluster.value("SELECT count(*) FROM accounts");
