@@ -5,5 +5,6 @@ pub mod client;
 pub mod control;
 pub mod datadir;
 pub mod entry;
+pub mod installed;
 pub mod label;
 pub mod lsn;

@@ -37,6 +37,8 @@ pub enum VerbName {
     WalShow,
     /// `wal-verify`.
     WalVerify,
+    /// `status`.
+    Status,
     /// `doctor`.
     Doctor,
     /// `config`.
@@ -44,13 +46,13 @@ pub enum VerbName {
 }
 
 use VerbName::{
-    BackupCat, BackupFetch, BackupList, BackupPush, BackupShow, Config, Daemon, Doctor, WalBackfill, WalFetch, WalPush,
-    WalShow, WalVerify,
+    BackupCat, BackupFetch, BackupList, BackupPush, BackupShow, Config, Daemon, Doctor, Status, WalBackfill, WalFetch,
+    WalPush, WalShow, WalVerify,
 };
 
 impl VerbName {
     /// Every verb, in the order in which help lists them.
-    pub const ALL: [VerbName; 13] = [
+    pub const ALL: [VerbName; 14] = [
         WalPush,
         WalFetch,
         WalBackfill,
@@ -62,6 +64,7 @@ impl VerbName {
         BackupShow,
         BackupCat,
         Daemon,
+        Status,
         Doctor,
         Config,
     ];
@@ -80,6 +83,7 @@ impl VerbName {
             Daemon => "daemon",
             WalShow => "wal-show",
             WalVerify => "wal-verify",
+            Status => "status",
             Doctor => "doctor",
             Config => "config",
         }

@@ -173,8 +173,36 @@ pub struct Window {
     pub end_time: Option<Timestamp>,
 }
 
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Window { start, start_time, end, end_time } = self;
+        match end_time {
+            Some(end_time) => write!(f, "from {start_time} ({start}) to {end_time} ({end})"),
+            None => write!(f, "from {start_time} ({start}) to {end}"),
+        }
+    }
+}
+
+/// Windows that together reach as far as these, in order, none of which touches another.
+pub fn union(windows: impl IntoIterator<Item = Window>) -> Vec<Window> {
+    let mut windows: Vec<Window> = windows.into_iter().collect();
+    windows.sort_by_key(|window| window.start);
+    let mut union: Vec<Window> = Vec::new();
+    for window in windows {
+        match union.last_mut() {
+            Some(last) if window.start <= last.end => {
+                if window.end > last.end {
+                    (last.end, last.end_time) = (window.end, window.end_time);
+                }
+            }
+            _ => union.push(window),
+        }
+    }
+    union
+}
+
 /// Missing segments.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Gap {
     /// The timeline on which they are missing.
     pub timeline: Timeline,
