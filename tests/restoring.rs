@@ -317,7 +317,9 @@ fn a_restore_beside_its_running_original_leaves_that_untouched_wherever_it_puts_
             ["--tablespace-root", root.to_str().unwrap()],
             ["--waldir", waldir.to_str().unwrap()],
         ];
-        restore(&mapped, options.as_flattened()).code(0);
+        let told = restore(&mapped, &[&["--log-level", "info"][..], options.as_flattened()].concat()).code(0);
+        // Whoever keeps a log has the plan in it.
+        told.stderr_has("takes about").stderr_has(&format!("which was in {}", places[0].display()));
         mapped.verify_backup();
         assert_eq!(looked_at(), original);
         assert_eq!(fs::read_link(mapped.data().join("pg_wal")).unwrap(), waldir);

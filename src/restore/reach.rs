@@ -122,3 +122,91 @@ fn held(history: &History, coverage: &Coverage) -> String {
         coverage.gaps.first().map_or("nothing newer is there".to_owned(), |gap| format!("the first gap is {gap}"));
     format!("on the way to timeline {} the archive holds the WAL up to {}, {gap}", history.timeline.0, coverage.end)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::target::Action;
+    use crate::postgres::control::SystemId;
+    use crate::wal::chain::Inventory;
+    use crate::wal::segment::SegmentSize;
+    use crate::wal::timeline::Timeline;
+
+    const SIZE: u64 = 16 << 20;
+
+    fn time(text: &str) -> Timestamp {
+        format!("2026-11-25T{text}Z").parse().unwrap()
+    }
+
+    /// A backup in segment 2 that ended at noon, and these segments; the last one was stored at one.
+    fn made(segments: &[u64]) -> Result<Way> {
+        let start = Lsn(2 * SIZE + 40);
+        let stop = Lsn(2 * SIZE + 1000);
+        let history = History::root(Timeline(1));
+        let mut inventory = Inventory::new(SegmentSize::new(SIZE).unwrap());
+        inventory.add(Timeline(1), segments.iter().copied().collect());
+        let coverage = inventory.coverage(start, stop, &history);
+        let backup = Backup { start, stop, finished: time("12:00:00"), ..backup() };
+        way(&backup, history, coverage, Some(time("13:00:00")))
+    }
+
+    fn backup() -> Backup {
+        Backup { segment_size: SIZE, system_id: SystemId(1), ..crate::backup::manifest::tests::backup() }
+    }
+
+    fn target(point: Point, exclusive: bool) -> Goal {
+        Goal::Target(Target { point, exclusive, action: Action::Pause })
+    }
+
+    fn at(text: &str) -> Goal {
+        target(Point::Time(time(text)), false)
+    }
+
+    #[test]
+    fn without_its_own_wal_a_backup_leads_nowhere() {
+        let error = made(&[3, 4]).unwrap_err();
+        assert_eq!(error.kind(), Kind::Incomplete);
+        assert!(error.what().contains("lacks WAL"), "{error:?}");
+    }
+
+    #[test]
+    fn a_gap_stops_what_must_go_to_the_end_and_warns_what_may_stop_before() {
+        let whole = made(&[2, 3, 4]).unwrap();
+        let holed = made(&[2, 4]).unwrap();
+        for goal in [Goal::EndOfArchive, Goal::Standby] {
+            assert_eq!(check(&goal, &whole).unwrap().len(), 0);
+            assert_eq!(check(&goal, &holed).unwrap_err().kind(), Kind::Incomplete);
+        }
+        assert_eq!(check(&target(Point::Immediate, false), &holed).unwrap().len(), 0);
+        assert_eq!(check(&target(Point::Xid(7), false), &whole).unwrap().len(), 0);
+        assert_eq!(check(&target(Point::Xid(7), false), &holed).unwrap().len(), 1);
+        for (lsn, reached) in [(3 * SIZE - 1, true), (3 * SIZE, false)] {
+            assert_eq!(check(&target(Point::Lsn(Lsn(lsn)), false), &holed).is_ok(), reached, "{lsn}");
+        }
+    }
+
+    #[test]
+    fn a_time_is_reached_if_a_transaction_ended_later_or_then_if_it_is_exclusive() {
+        let way = Way { last_commit: Some(time("12:30:00")), ..made(&[2, 3]).unwrap() };
+        assert_eq!(check(&at("12:29:59.999999"), &way).unwrap().len(), 0);
+        assert_eq!(check(&target(Point::Time(time("12:30:00")), true), &way).unwrap().len(), 0);
+        for goal in [at("12:30:00"), target(Point::Time(time("12:30:00.000001")), true)] {
+            let error = check(&goal, &way).unwrap_err();
+            assert_eq!(error.kind(), Kind::Incomplete);
+            let detail = error.cause().unwrap();
+            for part in ["from 2026-11-25T12:00:00Z", "to 2026-11-25T13:00:00Z", "ended at 2026-11-25T12:30:00Z"] {
+                assert!(detail.contains(part), "{detail}");
+            }
+        }
+    }
+
+    #[test]
+    fn where_no_transaction_is_seen_only_what_is_certainly_later_is_refused() {
+        let way = made(&[2, 3]).unwrap();
+        assert_eq!(check(&at("12:59:00"), &way).unwrap().len(), 1);
+        assert_eq!(check(&at("13:15:00"), &way).unwrap().len(), 1);
+        assert_eq!(check(&at("13:15:01"), &way).unwrap_err().kind(), Kind::Incomplete);
+        let unknown = Way { window: Window { end_time: None, ..way.window }, ..way };
+        assert_eq!(check(&at("23:00:00"), &unknown).unwrap().len(), 1);
+    }
+}

@@ -282,6 +282,28 @@ mod tests {
         coverage.gaps.iter().map(Gap::to_string).collect()
     }
 
+    fn window(start: u64, end: u64) -> Window {
+        let time = |at: u64| Timestamp::from_second(at as i64).unwrap();
+        Window { start: Lsn(start), start_time: time(start), end: Lsn(end), end_time: Some(time(end)) }
+    }
+
+    proptest! {
+        #[test]
+        fn a_union_of_windows_holds_what_one_of_them_holds_and_no_two_of_it_touch(
+            windows in prop::collection::vec((0u64..100, 0u64..20), 0..8)
+        ) {
+            let windows: Vec<Window> = windows.into_iter().map(|(start, more)| window(start, start + more)).collect();
+            let joined = union(windows.clone());
+            for at in 0..130 {
+                let within = |windows: &[Window]| windows.iter().any(|one| (one.start.0..=one.end.0).contains(&at));
+                prop_assert_eq!(within(&windows), within(&joined), "{}", at);
+            }
+            prop_assert!(joined.windows(2).all(|pair| pair[0].end < pair[1].start));
+            // Times go with their positions.
+            prop_assert!(joined.iter().all(|one| *one == window(one.start.0, one.end.0)));
+        }
+    }
+
     proptest! {
         #[test]
         fn a_coverage_is_what_a_naive_walk_finds(
