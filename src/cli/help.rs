@@ -139,8 +139,8 @@ A standby, which follows the archive, and streams when its primary can be reache
   walden backup-fetch /var/lib/postgresql/15/main --standby \\
     --primary-conninfo 'host=primary' --slot standby_1
 
-Then start PostgreSQL; the last lines say how. At a target it waits, readable except for what a transaction that was running then
-had locked; to open it for writing:
+Then start PostgreSQL; the last lines say how. At a target it waits, readable except for what a transaction
+that was running then had locked; to open it for writing:
   psql -c 'SELECT pg_wal_replay_resume()'"
         }
         VerbName::BackupList => {
