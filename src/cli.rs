@@ -13,7 +13,9 @@ mod message;
 mod opening;
 mod resident;
 mod restore_command;
+mod restoring;
 mod signals;
+mod standing;
 mod verbs;
 mod wal;
 

@@ -2,8 +2,9 @@
 //!
 //! [`options`] is the table of everything that can be set and [`row`] what a row of it is, [`value`] how each type of
 //! value is written, [`role`] a role to assume, [`requests`] what objects in S3 are to be, [`target`] the words for what
-//! a restore shall reach; [`sources`] reads flags, variables and the file, [`reference`](mod@reference) writes the
-//! documentation. Here are the outcome, [`Settings`], and the archive's [`Location`].
+//! a restore shall reach, [`conninfo`] those for whom a standby streams from; [`sources`] reads flags, variables and the
+//! file, [`reference`](mod@reference) writes the documentation. Here are the outcome, [`Settings`], and the archive's
+//! [`Location`].
 //!
 //! Never keeps a global: whoever needs a setting is given the settings or the value.
 
@@ -16,6 +17,7 @@ use crate::config::row::{Role, Row, Setting};
 use crate::config::value::Value;
 use crate::error::{Error, Kind, Result};
 
+pub mod conninfo;
 pub mod mark;
 pub mod options;
 pub mod reference;

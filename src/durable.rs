@@ -200,6 +200,15 @@ pub fn write(path: &Path, content: &[u8]) -> Result<()> {
     staged.replace()
 }
 
+/// The same, with these permission bits whatever the umask says.
+pub fn write_with_mode(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    let what = || format!("could not write \"{}\"", path.display());
+    let mut staged = Staged::private_beside(path).during(what)?;
+    io::Write::write_all(staged.file(), content).during(what)?;
+    staged.file().set_permissions(std::fs::Permissions::from_mode(mode)).during(what)?;
+    staged.replace()
+}
+
 /// Syncs everything on the file system that holds `path`, in one call however many files were written: `syncfs(2)`,
 /// which since Linux 5.8 also reports failed write-backs.
 pub fn sync_filesystem(path: &Path) -> Result<()> {
@@ -243,6 +252,16 @@ mod tests {
         staged(&path, "third").replace().unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "third");
         assert_eq!(names(directory.path()), ["a"]);
+    }
+
+    #[test]
+    fn a_file_gets_the_rights_that_were_asked_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        for mode in [0o666, 0o640, 0o600] {
+            write_with_mode(&path, b"x", mode).unwrap();
+            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode);
+        }
     }
 
     #[test]

@@ -5,15 +5,16 @@
 //! ```text
 //!            main ── cli ──────────────── words in, words out
 //!                     │
-//!  stories   wal::{push, fetch, prefetch, spool, backfill, verify, show}  daemon  backup::push  restore
+//!  stories   wal::{push, fetch, prefetch, spool, backfill, verify, show}  daemon  status
+//!           backup::push  restore
 //!                     │
 //!  joiners   archive  wal::{receive, survey}  backup::catalogue
 //!                     │
-//!  machines  storage  codec  durable  pipeline  observe  postgres::{client, datadir}
+//!  machines  storage  codec  durable  pipeline  observe  postgres::{client, datadir, installed}
 //!                     │
 //!  words     error  config  layout  postgres::{lsn, control, entry, label, page, relation}
-//!            wal::{segment, timeline, header, chain, runs, split, tree, pages}
-//!            backup::{manifest, damage, plan}  restore::plan
+//!            wal::{segment, timeline, header, chain, runs, split, tree, pages, commits}
+//!            backup::{manifest, damage, plan}  restore::{plan, destination, reach, forecast}
 //! ```
 
 pub mod archive;
@@ -30,5 +31,6 @@ pub mod observe;
 pub mod pipeline;
 pub mod postgres;
 pub mod restore;
+pub mod status;
 pub mod storage;
 pub mod wal;

@@ -4,12 +4,14 @@
 
 mod bar;
 mod log;
+mod stopwatch;
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
 pub use self::bar::Bar;
 pub use self::log::Log;
+pub use self::stopwatch::{Lap, Stopwatch, peak_memory};
 
 /// Something worth telling.
 #[derive(Clone, Debug, PartialEq, Eq)]

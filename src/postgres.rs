@@ -5,6 +5,7 @@ pub mod client;
 pub mod control;
 pub mod datadir;
 pub mod entry;
+pub mod installed;
 pub mod label;
 pub mod lsn;
 pub mod page;

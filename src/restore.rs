@@ -4,8 +4,12 @@
 //! without it no server starts on what is there.
 
 mod copy;
+mod destination;
+mod forecast;
 mod manifest;
+mod owner;
 mod plan;
+mod reach;
 mod recovery;
 mod select;
 mod target;
@@ -15,23 +19,27 @@ use std::sync::Arc;
 
 use crate::archive::Archive;
 use crate::backup::catalogue;
-use crate::backup::manifest::Backup;
-use crate::config::target::{Goal, Selection, TablespaceMapping, TargetTimeline};
+use crate::backup::manifest::{Backup, Files};
+use crate::config::conninfo::{ConnectionString, SlotName};
+use crate::config::target::{Goal, OwnerName, Point, Selection, TargetTimeline};
 use crate::durable;
 use crate::error::{Context, Result};
-use crate::observe::{Event, Observer};
+use crate::observe::{Event, Lap, Observer, Stopwatch};
 use crate::postgres::control::{CONTROL_FILE, SystemId};
-use crate::postgres::lsn::Lsn;
-use crate::wal::timeline::Timeline;
 use crate::wal::verify;
 
-use self::plan::{Destination, Plan};
+use self::destination::Destination;
+pub use self::destination::Places;
+pub use self::forecast::{Configuration, Forecast, Replay};
+use self::owner::Owner;
+use self::plan::Plan;
+use self::reach::Way;
 use self::target::Prepared;
 
 /// What is wanted.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Where the cluster is to lie.
+    /// Where the cluster is to lie; absolute.
     pub directory: PathBuf,
     /// Which backup; if not given, the newest one that leads to the goal.
     pub selection: Option<Selection>,
@@ -39,8 +47,12 @@ pub struct Request {
     pub goal: Goal,
     /// Along which timeline.
     pub timeline: TargetTimeline,
-    /// Tablespaces that are to lie elsewhere.
-    pub tablespaces: Vec<TablespaceMapping>,
+    /// What is to lie elsewhere.
+    pub places: Places,
+    /// Whom everything is to belong to; `None`: whoever runs this.
+    pub owner: Option<OwnerName>,
+    /// From where a standby streams.
+    pub upstream: Upstream,
     /// Which cluster, if several share the archive.
     pub system_id: Option<SystemId>,
     /// What PostgreSQL is to run for WAL, with its placeholders.
@@ -49,69 +61,158 @@ pub struct Request {
     pub workers: usize,
 }
 
-/// Restores a cluster. When this returns `Ok`, everything is on disk, and starting a server there begins the recovery.
+/// From where a standby streams; it follows the archive in any case.
+#[derive(Clone, Debug, Default)]
+pub struct Upstream {
+    /// How it reaches its primary.
+    pub conninfo: Option<ConnectionString>,
+    /// Its replication slot there.
+    pub slot: Option<SlotName>,
+}
+
+/// A restore that has been thought through, and has touched nothing yet.
+#[derive(Debug)]
+pub struct Prospect {
+    forecast: Forecast,
+    request: Request,
+    plan: Plan,
+    owner: Option<Owner>,
+    watch: Stopwatch,
+}
+
+impl Prospect {
+    /// What it is going to do.
+    pub fn forecast(&self) -> &Forecast {
+        &self.forecast
+    }
+}
+
+/// What has been restored.
+#[derive(Clone, Debug)]
+pub struct Restored {
+    /// What had been said before.
+    pub forecast: Forecast,
+    /// How long each phase took.
+    pub phases: Vec<Lap>,
+}
+
+/// Chooses the backup, proves that its WAL is there, and looks at the target: everything that can be known to fail is known
+/// when this returns. Changes nothing.
 ///
 /// # Errors
-/// [`Refused`](crate::error::Kind::Refused) for an unsafe target, [`Incomplete`](crate::error::Kind::Incomplete) if WAL
-/// that is needed is not in the archive: nothing has been written then. After any later error the directory has no
-/// `global/pg_control`, and the next run clears it away.
-pub async fn restore(archive: &Archive, request: &Request, observer: &Arc<dyn Observer>) -> Result<Backup> {
+/// [`Refused`](crate::error::Kind::Refused) for an unsafe target, and for one that no backup leads to;
+/// [`Incomplete`](crate::error::Kind::Incomplete) if WAL that is needed is not in the archive.
+pub async fn foresee(archive: &Archive, request: Request, observer: &Arc<dyn Observer>) -> Result<Prospect> {
+    let mut watch = Stopwatch::start();
     observer.notice(Event::Phase { name: "looking for a backup and its WAL".into(), bytes: None });
+    let owner = request.owner.as_ref().map(Owner::find).transpose()?;
     let system = match request.system_id {
         Some(system) => system,
         None => archive.only_cluster().await?,
     };
-    let backup = select::select(archive, system, request).await?;
+    let backup = select::select(archive, system, &request, observer).await?;
+    let way = way(archive, &backup, &request).await?;
+    let mut warnings = reach::check(&request.goal, &way)?;
     if let Some(check) = backup.damage() {
-        observer.notice(Event::Warning(format!("backup {} has {}", backup.id, check.count())));
+        warnings.push(format!("backup {} has {}", backup.id, check.count()));
     }
-    let (timeline, end) = check_wal(archive, &backup, request, observer).await?;
+    if request.upstream.conninfo.as_ref().is_some_and(ConnectionString::holds_secret) {
+        warnings.push(
+            "primary-conninfo holds a password, which will stand in postgresql.auto.conf: a passfile is better"
+                .to_owned(),
+        );
+    }
     let files = catalogue::files(archive, &backup).await?;
-    let destination = Destination::new(&request.directory, &backup.tablespaces, &request.tablespaces)?;
-    let prepared = target::prepare(&destination)?;
-    let plan = Arc::new(Plan::new(files, destination));
+    let destination = Destination::new(&request.directory, &backup.tablespaces, &request.places)?;
+    target::examine(&destination, owner)?;
+    let forecast = forecast::forecast(forecast::Known {
+        backup: &backup,
+        goal: &request.goal,
+        owner: request.owner.as_ref(),
+        destination: &destination,
+        way: &way,
+        configuration: configuration(&files),
+        warnings,
+    })?;
+    for warning in &forecast.warnings {
+        observer.notice(Event::Warning(warning.clone()));
+    }
+    watch.lap("looking");
+    Ok(Prospect { forecast, request, plan: Plan::new(files, destination), owner, watch })
+}
+
+/// Which configuration files the backup lacks.
+fn configuration(files: &Files) -> Configuration {
+    let is_there = |name: &str| (0..files.len()).any(|number| files.path(number) == name);
+    Configuration { missing: forecast::CONFIGURATION_FILES.into_iter().filter(|name| !is_there(name)).collect() }
+}
+
+/// The WAL that the recovery will ask for, as far as it is there.
+async fn way(archive: &Archive, backup: &Backup, request: &Request) -> Result<Way> {
+    let history = select::history(archive, backup, request.timeline).await?;
+    let (system, size) = (backup.system_id, backup.segment_size()?);
+    let inventory = verify::inventory(archive, system, &history, backup.start, size).await?;
+    let coverage = inventory.coverage(backup.start, backup.stop, &history);
+    let stored = match coverage.last {
+        Some(last) => verify::stored_at(archive, system, last).await?,
+        None => None,
+    };
+    let mut way = reach::way(backup, history, coverage, stored)?;
+    if let Goal::Target(target) = &request.goal
+        && let Point::Time(time) = target.point
+    {
+        let later = |commit| commit > time;
+        way.last_commit = verify::last_commit(archive, system, &way.history, &way.coverage, size, later).await?;
+    }
+    Ok(way)
+}
+
+/// Restores a cluster. When this returns `Ok`, everything is on disk, and starting a server there begins the recovery.
+///
+/// # Errors
+/// After any error the directory has no `global/pg_control`, and the next run clears it away.
+pub async fn restore(archive: &Archive, prospect: Prospect, observer: &Arc<dyn Observer>) -> Result<Restored> {
+    let Prospect { forecast, request, plan, owner, mut watch } = prospect;
+    let (backup, plan) = (&forecast.backup, Arc::new(plan));
+    let destination = plan.destination();
+    // Again, for a person may have thought about it in between.
+    let prepared = target::examine(destination, owner)?.prepare(destination, owner)?;
     observer.notice(Event::Phase { name: format!("restoring {} files", backup.files), bytes: Some(backup.plain_size) });
     let what = || format!("could not restore backup {} to \"{}\"", backup.id, request.directory.display());
     prepared.make_directories(&plan, backup.directory_mode).during(what)?;
-    copy::copy(archive, &backup, &plan, request.workers, observer).await.during(what)?;
-    finish(&backup, &plan, request, prepared, observer).during(what)?;
-    observer.notice(Event::Done(format!(
-        "backup {} is restored; the recovery follows timeline {}, whose WAL is there up to {end}",
-        backup.id, timeline.0
-    )));
-    Ok(backup)
-}
-
-/// Is the WAL there that the recovery will ask for? Which timeline it follows, and up to where its WAL is there.
-async fn check_wal(
-    archive: &Archive,
-    backup: &Backup,
-    request: &Request,
-    observer: &Arc<dyn Observer>,
-) -> Result<(Timeline, Lsn)> {
-    let history = select::history(archive, backup, request.timeline).await?;
-    let size = backup.segment_size()?;
-    let inventory = verify::inventory(archive, backup.system_id, &history, backup.start, size).await?;
-    let coverage = inventory.coverage(backup.start, backup.stop, &history);
-    if let Some(warning) = plan::check_coverage(backup, &request.goal, &history, &coverage)? {
-        observer.notice(Event::Warning(warning));
-    }
-    Ok((history.timeline, coverage.end))
-}
-
-/// What comes after the files: the manifest, the settings of the recovery, the sync, and the commit.
-fn finish(
-    backup: &Backup,
-    plan: &Plan,
-    request: &Request,
-    prepared: Prepared,
-    observer: &Arc<dyn Observer>,
-) -> Result<()> {
-    let destination = plan.destination();
-    let changed = recovery::map_tablespaces(destination, plan.files())?;
-    manifest::write(destination.root(), backup, plan.files(), changed.as_ref())?;
-    recovery::configure(destination.root(), request)?;
+    watch.lap("preparing");
+    copy::copy(archive, backup, &plan, request.workers, observer).await.during(what)?;
+    watch.lap("copying");
+    configure(backup, &plan, &request).during(what)?;
+    watch.lap("configuring");
     observer.notice(Event::Phase { name: "syncing".into(), bytes: None });
+    finish(destination, prepared).during(what)?;
+    watch.lap("syncing");
+    observer.notice(Event::Done(format!(
+        "backup {} is restored; the recovery follows timeline {}, whose WAL is there up to {}",
+        backup.id, forecast.timeline.0, forecast.window.end
+    )));
+    Ok(Restored { forecast, phases: watch.laps() })
+}
+
+/// Permission bits of a file in a data directory, and of one that the group may read (`PG_FILE_MODE_OWNER` and
+/// `PG_FILE_MODE_GROUP` in src/include/common/file_perm.h).
+const OWNERS_FILE: u32 = 0o600;
+const GROUPS_FILE: u32 = 0o640;
+
+/// What comes after the files: the map of the tablespaces, the manifest, the settings of the recovery.
+fn configure(backup: &Backup, plan: &Plan, request: &Request) -> Result<()> {
+    let mode = if backup.directory_mode & 0o050 == 0o050 { GROUPS_FILE } else { OWNERS_FILE };
+    let root = plan.destination().root();
+    let changed = recovery::map_tablespaces(plan.destination(), plan.files())?;
+    manifest::write(root, backup, plan.files(), changed.as_ref())?;
+    recovery::share(root, mode)?;
+    recovery::configure(root, request, mode)
+}
+
+/// The owner, the sync, and the commit.
+fn finish(destination: &Destination, prepared: Prepared) -> Result<()> {
+    prepared.give_away(destination)?;
     for directory in destination.directories() {
         durable::sync_filesystem(directory)?;
     }

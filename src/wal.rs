@@ -3,6 +3,7 @@
 
 pub mod backfill;
 pub mod chain;
+pub mod commits;
 pub mod fetch;
 pub mod header;
 pub mod pages;

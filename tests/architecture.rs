@@ -38,6 +38,7 @@ const UNITS: &[(&str, Layer)] = &[
     ("restore", Stories),
     ("daemon", Stories),
     ("doctor", Stories),
+    ("status", Stories),
     ("archive", Joiners),
     ("wal::receive", Joiners),
     ("backup::catalogue", Joiners),
@@ -49,6 +50,7 @@ const UNITS: &[(&str, Layer)] = &[
     ("observe", Machines),
     ("postgres::client", Machines),
     ("postgres::datadir", Machines),
+    ("postgres::installed", Machines),
     ("error", Vocabulary),
     ("config", Vocabulary),
     ("layout", Vocabulary),
@@ -62,6 +64,7 @@ const UNITS: &[(&str, Layer)] = &[
     ("wal::timeline", Vocabulary),
     ("wal::header", Vocabulary),
     ("wal::chain", Vocabulary),
+    ("wal::commits", Vocabulary),
     ("wal::runs", Vocabulary),
     ("wal::split", Vocabulary),
     ("wal::tree", Vocabulary),
@@ -71,6 +74,9 @@ const UNITS: &[(&str, Layer)] = &[
     ("backup::plan", Vocabulary),
     ("backup::retention", Vocabulary),
     ("restore::plan", Vocabulary),
+    ("restore::destination", Vocabulary),
+    ("restore::reach", Vocabulary),
+    ("restore::forecast", Vocabulary),
 ];
 
 /// Modules with a name of their own that are parts of a unit.
@@ -90,6 +96,7 @@ const PARTS: &[(&str, &str)] = &[
 const SIDEWAYS: &[(&str, &str, &str)] = &[
     ("backup::push", "wal::verify", "a backup is complete when its WAL is in the archive"),
     ("restore", "wal::verify", "nothing is touched before the needed WAL is known to be there"),
+    ("status", "wal::verify", "a window is what a verification finds"),
     ("wal::fetch", "wal::prefetch", "what was fetched ahead is taken first"),
     ("wal::fetch", "wal::spool", "a request names the spool"),
     ("daemon", "wal::push", "it pushes for others"),

@@ -14,7 +14,7 @@ use crate::backup::manifest::{MarkChange, Marks};
 use crate::cli::help::{self, Positional};
 use crate::config::Settings;
 use crate::config::mark::Label;
-use crate::config::options::{self, TABLE};
+use crate::config::options::{self, TABLE, restoring};
 use crate::config::row::{Role, Row, VerbName};
 use crate::config::sources::{self, Envdir, Environment, Flags};
 use crate::config::target::{Goal, Point, Selection, TablespaceMapping, Target, TargetTimeline};
@@ -103,6 +103,8 @@ pub enum Verb {
     WalShow,
     /// Verify that recoveries find their WAL.
     WalVerify,
+    /// Show how the archive stands.
+    Status,
     /// Find out what may be done in the store.
     Doctor,
     /// Show the settings.
@@ -122,6 +124,8 @@ pub struct BackupFetch {
     pub timeline: TargetTimeline,
     /// Tablespaces that are to lie elsewhere; no source is there twice.
     pub tablespaces: Vec<TablespaceMapping>,
+    /// Only say what would be done.
+    pub dry_run: bool,
 }
 
 /// Understands a command line, the program's name first, together with the environment and the configuration file.
@@ -197,18 +201,20 @@ static MARKS: [&Row; 4] = [&options::LABEL.row, &options::NOTE.row, &options::KE
 /// Which arguments of a restore go together.
 fn target_rules(command: Command) -> Command {
     let points = [
-        options::TARGET_TIME.row.name,
-        options::TARGET_LSN.row.name,
-        options::TARGET_XID.row.name,
-        options::TARGET_NAME.row.name,
-        options::TARGET_IMMEDIATE.row.name,
+        restoring::TARGET_TIME.row.name,
+        restoring::TARGET_LSN.row.name,
+        restoring::TARGET_XID.row.name,
+        restoring::TARGET_NAME.row.name,
+        restoring::TARGET_IMMEDIATE.row.name,
     ];
     command
         .group(ArgGroup::new("target").args(points))
         .group(ArgGroup::new("ordered target").args(&points[..3]))
-        .mut_arg(options::TARGET_EXCLUSIVE.row.name, |arg| arg.requires("ordered target"))
-        .mut_arg(options::TARGET_ACTION.row.name, |arg| arg.requires("target"))
-        .mut_arg(options::STANDBY.row.name, |arg| arg.conflicts_with("target"))
+        .mut_arg(restoring::TARGET_EXCLUSIVE.row.name, |arg| arg.requires("ordered target"))
+        .mut_arg(restoring::TARGET_ACTION.row.name, |arg| arg.requires("target"))
+        .mut_arg(restoring::STANDBY.row.name, |arg| arg.conflicts_with("target"))
+        .mut_arg(restoring::PRIMARY_CONNINFO.row.name, |arg| arg.requires(restoring::STANDBY.row.name))
+        .mut_arg(restoring::SLOT.row.name, |arg| arg.requires(restoring::PRIMARY_CONNINFO.row.name))
 }
 
 fn operand(positional: &'static Positional) -> Arg {
@@ -293,8 +299,9 @@ fn verb(name: VerbName, matches: &ArgMatches, settings: &Settings) -> Result<Ver
             directory: required(matches, help::DIR, PathBuf::read)?,
             backup: optional(matches, help::BACKUP, str::parse)?,
             goal: goal(settings)?,
-            timeline: settings.get(&options::TARGET_TIMELINE)?,
+            timeline: settings.get(&restoring::TARGET_TIMELINE)?,
             tablespaces: tablespaces(settings)?,
+            dry_run: settings.get(&restoring::DRY_RUN)?,
         }),
         VerbName::BackupList => Verb::BackupList,
         VerbName::BackupShow => Verb::BackupShow { backup: required(matches, help::BACKUP, str::parse)? },
@@ -308,6 +315,7 @@ fn verb(name: VerbName, matches: &ArgMatches, settings: &Settings) -> Result<Ver
         VerbName::Daemon => Verb::Daemon { pgdata: required(matches, help::PGDATA, PathBuf::read)? },
         VerbName::WalShow => Verb::WalShow,
         VerbName::WalVerify => Verb::WalVerify,
+        VerbName::Status => Verb::Status,
         VerbName::Doctor => Verb::Doctor,
         VerbName::Config => Verb::Config,
     })
@@ -326,11 +334,11 @@ fn not_given(name: &str) -> Error {
 }
 
 fn goal(settings: &Settings) -> Result<Goal> {
-    let exclusive = settings.get(&options::TARGET_EXCLUSIVE)?;
-    let action = settings.get(&options::TARGET_ACTION)?;
+    let exclusive = settings.get(&restoring::TARGET_EXCLUSIVE)?;
+    let action = settings.get(&restoring::TARGET_ACTION)?;
     Ok(match point(settings)? {
         Some(point) => Goal::Target(Target { point, exclusive, action }),
-        None if settings.get(&options::STANDBY)? => Goal::Standby,
+        None if settings.get(&restoring::STANDBY)? => Goal::Standby,
         None => Goal::EndOfArchive,
     })
 }
@@ -346,30 +354,28 @@ fn mark_change(settings: &Settings) -> Result<MarkChange> {
 }
 
 fn point(settings: &Settings) -> Result<Option<Point>> {
-    let time = settings.find(&options::TARGET_TIME)?.map(Point::Time);
-    let lsn = settings.find(&options::TARGET_LSN)?.map(Point::Lsn);
-    let xid = settings.find(&options::TARGET_XID)?.map(Point::Xid);
-    let name = settings.find(&options::TARGET_NAME)?.map(Point::Name);
-    let immediate = settings.get(&options::TARGET_IMMEDIATE)?.then_some(Point::Immediate);
+    let time = settings.find(&restoring::TARGET_TIME)?.map(Point::Time);
+    let lsn = settings.find(&restoring::TARGET_LSN)?.map(Point::Lsn);
+    let xid = settings.find(&restoring::TARGET_XID)?.map(Point::Xid);
+    let name = settings.find(&restoring::TARGET_NAME)?.map(Point::Name);
+    let immediate = settings.get(&restoring::TARGET_IMMEDIATE)?.then_some(Point::Immediate);
     Ok(time.or(lsn).or(xid).or(name).or(immediate))
 }
 
 fn tablespaces(settings: &Settings) -> Result<Vec<TablespaceMapping>> {
-    let mappings = settings.all(&options::TABLESPACE_MAPPING)?;
+    let mappings = settings.all(&restoring::TABLESPACE_MAPPING)?;
     let mut sources = BTreeSet::new();
     match mappings.iter().find(|mapping| !sources.insert(&mapping.source)) {
         None => Ok(mappings),
-        Some(twice) => {
-            Err(Error::new(Kind::Usage, format!("the tablespace {} is mapped twice", twice.source.display()))
-                .hint("Give one --tablespace-mapping OLD=NEW for each tablespace."))
-        }
+        Some(twice) => Err(Error::new(Kind::Usage, format!("the tablespace {} is mapped twice", twice.source))
+            .hint("Give one --tablespace-mapping OLD=NEW for each tablespace.")),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::target::Action;
+    use crate::config::target::{Action, TablespaceSource};
     use proptest::prelude::*;
 
     fn words(line: &str) -> Vec<OsString> {
@@ -446,6 +452,7 @@ mod tests {
             ("daemon /pg".to_owned(), Verb::Daemon { pgdata: "/pg".into() }),
             ("wal-show --json".to_owned(), Verb::WalShow),
             ("wal-verify --deep --workers 4".to_owned(), Verb::WalVerify),
+            ("status --json".to_owned(), Verb::Status),
             ("doctor --json".to_owned(), Verb::Doctor),
             ("config".to_owned(), Verb::Config),
         ] {
@@ -457,6 +464,7 @@ mod tests {
             goal: Goal::EndOfArchive,
             timeline: TargetTimeline::Latest,
             tablespaces: Vec::new(),
+            dry_run: false,
         };
         assert_eq!(fetch("").unwrap(), plain);
         assert_eq!(fetch(ID).unwrap(), BackupFetch { backup: Some(id), ..plain });
@@ -473,11 +481,15 @@ mod tests {
     #[test]
     fn every_row_is_a_flag_of_its_verbs_and_of_no_other() {
         let row_of = |row: &Row| match row.value {
+            // What is given here is cut at its spaces.
+            Some(_) if row.name == "primary-conninfo" => format!("--{} host=x", row.name),
             Some(_) => format!("--{} {}", row.name, row.default.or(row.example).unwrap_or("x").replace(' ', "T")),
             None => format!("--{}", row.name),
         };
         let target = |row: &Row| match row.name {
             "target-action" | "target-exclusive" => "--target-lsn 0/1",
+            "primary-conninfo" => "--standby",
+            "slot" => "--standby --primary-conninfo host=x",
             _ => "",
         };
         let needed = |verb: VerbName, row: &Row| match (verb, row.name) {
@@ -493,7 +505,7 @@ mod tests {
                     VerbName::BackupShow | VerbName::BackupMark => &["LATEST"],
                     VerbName::BackupCat => &["LATEST", "x"],
                     VerbName::BackupPush | VerbName::BackupList | VerbName::Config => &[],
-                    VerbName::WalShow | VerbName::WalVerify | VerbName::Doctor => &[],
+                    VerbName::WalShow | VerbName::WalVerify | VerbName::Status | VerbName::Doctor => &[],
                 };
                 let takes = row.verbs.contains(&verb);
                 let target = if takes { target(row) } else { "" };
@@ -550,7 +562,16 @@ mod tests {
             assert_eq!(fetch(&format!("{one} --standby")).unwrap_err().kind(), Kind::Usage, "{one}");
             assert_eq!(fetch(&format!("{one} --target-exclusive")).is_ok(), index < 3, "{one}");
         }
-        for line in ["--target-exclusive", "--target-action promote", "--target-xid 2", "--target-lsn 1", "NEWEST"] {
+        for line in [
+            "--target-exclusive",
+            "--target-action promote",
+            "--target-xid 2",
+            "--target-lsn 1",
+            "NEWEST",
+            "--primary-conninfo host=x",
+            "--standby --slot s",
+            "--standby --primary-conninfo x",
+        ] {
             assert_eq!(fetch(line).unwrap_err().kind(), Kind::Usage, "{line}");
         }
     }
@@ -558,9 +579,12 @@ mod tests {
     #[test]
     fn a_tablespace_is_mapped_once() {
         let twice = fetch("--tablespace-mapping /a=/b --tablespace-mapping /a=/c").unwrap_err();
-        assert_eq!(twice.what(), "the tablespace /a is mapped twice");
+        assert_eq!(twice.what(), "the tablespace \"/a\" is mapped twice");
         let tablespaces = fetch("--tablespace-mapping /a=/b --tablespace-mapping /c=/d").unwrap().tablespaces;
-        assert_eq!(tablespaces[1], TablespaceMapping { source: "/c".into(), target: "/d".into() });
+        assert_eq!(
+            tablespaces[1],
+            TablespaceMapping { source: TablespaceSource::Place("/c".into()), target: "/d".into() }
+        );
     }
 
     #[test]

@@ -7,17 +7,22 @@ use indicatif::{BinaryBytes, FormattedDuration};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::looking;
 use crate::backup::catalogue::Found;
 use crate::backup::manifest::{Backup, File, Files};
 use crate::error::{Error, Kind, Result};
+use crate::wal::verify::Report;
 
-/// A table, oldest first.
-pub(super) fn list_table(found: &[Found]) -> String {
+/// What a cluster has of backups, and how far they lead.
+type Listed = (Vec<Found>, Report);
+
+/// A table, oldest first, and where recoveries can stop.
+pub(super) fn list_table(listed: &[Listed]) -> String {
     let mut table = Table::new();
     let header =
         ["backup", "state", "finished", "took", "size", "stored", "postgres", "timeline", "system id", "label"];
     table.load_style(presets::NOTHING).set_header(header);
-    for found in found {
+    for found in listed.iter().flat_map(|(found, _)| found) {
         table.add_row(match found {
             Found::Complete(backup) => [
                 backup.id.to_string(),
@@ -41,7 +46,12 @@ pub(super) fn list_table(found: &[Found]) -> String {
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    table.trim_fmt()
+    let mut text = table.trim_fmt();
+    for (_, report) in listed.iter().filter(|(_, report)| !report.backups.is_empty()) {
+        let cluster = if listed.len() > 1 { format!(" of cluster {}", report.system_id) } else { String::new() };
+        text.push_str(&format!("\n\nA recovery{cluster} can stop\n{}", looking::windows(report).trim_end()));
+    }
+    text
 }
 
 fn state(backup: &Backup) -> String {
@@ -49,13 +59,21 @@ fn state(backup: &Backup) -> String {
     if backup.marks.keep { format!("{state}, kept") } else { state }
 }
 
-/// An array of the short manifests, each with a `state`; of an incomplete backup little is known.
-pub(super) fn list_json(found: &[Found]) -> Result<String> {
-    let values = found.iter().map(|found| match found {
-        Found::Complete(backup) => value(backup),
-        Found::Incomplete(system_id, id) => Ok(json!({ "id": id, "system_id": system_id, "state": "incomplete" })),
-    });
-    let values = values.collect::<Result<Vec<Value>>>()?;
+/// An array of the short manifests, each with a `state` and its `windows`; of an incomplete backup little is known.
+pub(super) fn list_json(listed: &[Listed]) -> Result<String> {
+    let mut values = Vec::new();
+    for (found, report) in listed {
+        for found in found {
+            values.push(match found {
+                Found::Complete(backup) => {
+                    let mut value = value(backup)?;
+                    value["windows"] = looking::windows_json(report, backup.id);
+                    value
+                }
+                Found::Incomplete(system_id, id) => json!({ "id": id, "system_id": system_id, "state": "incomplete" }),
+            });
+        }
+    }
     Ok(format!("{:#}", Value::Array(values)))
 }
 

@@ -56,7 +56,12 @@ pub(super) fn positionals(verb: VerbName) -> &'static [Positional] {
         VerbName::Daemon => {
             &[Positional { name: PGDATA, required: true, doc: "The data directory of the cluster to serve" }]
         }
-        VerbName::BackupList | VerbName::WalShow | VerbName::WalVerify | VerbName::Doctor | VerbName::Config => &[],
+        VerbName::BackupList
+        | VerbName::WalShow
+        | VerbName::WalVerify
+        | VerbName::Status
+        | VerbName::Doctor
+        | VerbName::Config => &[],
     }
 }
 
@@ -68,13 +73,14 @@ pub(super) fn summary(verb: VerbName) -> &'static str {
         VerbName::WalBackfill => "Store what a server's pg_wal has and the archive has not, after a failover",
         VerbName::BackupPush => "Make a base backup of a running server",
         VerbName::BackupFetch => "Restore a base backup, up to now, to a point in time, or as a standby",
-        VerbName::BackupList => "List the base backups",
+        VerbName::BackupList => "List the base backups, and how far they lead",
         VerbName::BackupShow => "Show one base backup",
         VerbName::BackupCat => "Write one file of a base backup to standard output",
         VerbName::BackupMark => "Change the label, the notes or the keeping of a base backup",
         VerbName::Daemon => "Help wal-push with connections that are ready: for a store that is far away",
         VerbName::WalShow => "Show which WAL is in the archive, timeline by timeline",
         VerbName::WalVerify => "Verify that every backup finds the WAL to recover from it",
+        VerbName::Status => "Show how the archive stands: its last WAL, its backups, and where a recovery can stop",
         VerbName::Doctor => "Find out who we are to the store, and what may be done there",
         VerbName::Config => "Show all settings, and where each of them comes from",
     }
@@ -126,11 +132,19 @@ To just before a transaction that did harm, then open for writing:
   walden backup-fetch /var/lib/postgresql/15/main --target-xid 81273 --target-exclusive \\
     --target-action promote
 
-A standby:
-  walden backup-fetch /var/lib/postgresql/15/main --standby
+What that would do, without doing it:
+  walden backup-fetch /var/lib/postgresql/15/main --target-xid 81273 --dry-run
 
-Then start PostgreSQL. At a target it waits, readable except for what a transaction that was running then
-had locked; to open it for writing:
+As root, beside the original, with all tablespaces in one place:
+  walden backup-fetch /srv/copy/data --owner postgres --tablespace-root /srv/copy/spaces
+
+A standby, which follows the archive, and streams when its primary can be reached:
+  walden backup-fetch /var/lib/postgresql/15/main --standby
+  walden backup-fetch /var/lib/postgresql/15/main --standby \\
+    --primary-conninfo 'host=primary' --slot standby_1
+
+Then start PostgreSQL; the last lines say how. At a target it waits, readable except for what a transaction
+that was running then had locked; to open it for writing:
   psql -c 'SELECT pg_wal_replay_resume()'"
         }
         VerbName::BackupList => {
@@ -181,6 +195,14 @@ Reading everything; if it is interrupted, the same command goes on where it was:
   walden --envdir /etc/walden.d wal-verify --deep --workers 4
 
 Status 7 means damage, 9 a gap, 1 that there is no backup."
+        }
+        VerbName::Status => {
+            "\
+Examples:
+  walden --envdir /etc/walden.d status
+  walden --envdir /etc/walden.d status --json
+
+All of it comes from the store: it can be asked on any machine that may read there."
         }
         VerbName::Doctor => {
             "\

@@ -5,6 +5,7 @@ use indicatif::BinaryBytes;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::layout::BackupId;
 use crate::postgres::control::SystemId;
 use crate::wal::chain::{Coverage, Gap, Window};
 use crate::wal::segment::{SegmentSize, WalFile};
@@ -123,7 +124,7 @@ fn timeline_json(timeline: &ShownTimeline) -> Value {
     })
 }
 
-fn gap_json(gap: &Gap) -> Value {
+pub(super) fn gap_json(gap: &Gap) -> Value {
     let (first, last) = gap.names().unzip();
     json!({ "timeline": gap.timeline.0, "first": first, "last": last, "segments": gap.run.len() })
 }
@@ -227,6 +228,59 @@ pub(super) fn verified_json(reports: &[Report]) -> String {
     format!("{:#}", clusters.collect::<Value>())
 }
 
+/// Where recoveries can stop, a line each, and what is missing in between.
+pub(super) fn windows(report: &Report) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    let found = report.recoverable();
+    for one in &found {
+        let mut name = format!("on timeline {}{}", one.timeline.0, if one.latest { " (latest)" } else { "" });
+        if one.windows.is_empty() {
+            table.add_row([name.clone(), "nowhere: WAL is missing".into(), String::new()]);
+        }
+        for window in &one.windows {
+            let to = window.end_time.map(|time| format!("{} ", second(time))).unwrap_or_default();
+            let from = format!("from {} ({})", second(window.start_time), window.start);
+            table.add_row([std::mem::take(&mut name), from, format!("to {to}({})", window.end)]);
+        }
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    let indented = table.trim_fmt().lines().map(|line| format!("  {line}\n")).collect::<String>();
+    let mut text = indented;
+    let mut gaps: Vec<String> = Vec::new();
+    for gap in found.iter().flat_map(|one| &one.gaps).map(Gap::to_string) {
+        if !gaps.contains(&gap) {
+            gaps.push(gap);
+        }
+    }
+    lines(&mut text, "missing", gaps.into_iter());
+    lines(&mut text, "missing", report.missing_histories.iter().map(|&t| WalFile::History(t).to_string()));
+    text
+}
+
+/// Where recoveries from one backup can stop, one for each way.
+pub(super) fn windows_json(report: &Report, id: BackupId) -> Value {
+    let own = report.backups.iter().filter(|verified| verified.backup.id == id);
+    let windows = own.flat_map(|verified| &verified.ways).filter_map(|way| {
+        let mut value = window_json(&way.window?);
+        value["timeline"] = way.history.timeline.0.into();
+        value["latest"] = way.latest.into();
+        Some(value)
+    });
+    windows.collect()
+}
+
+pub(super) fn window_json(window: &Window) -> Value {
+    json!({
+        "start": window.start,
+        "start_time": window.start_time,
+        "end": window.end,
+        "end_time": window.end_time,
+    })
+}
+
 fn backup_json(verified: &VerifiedBackup) -> Value {
     let backup = &verified.backup;
     json!({
@@ -248,14 +302,7 @@ fn way_json(way: &Way, segment_size: u64) -> Value {
         "missing": missing,
         "gaps": gaps.iter().map(gap_json).collect::<Vec<Value>>(),
         "damaged": way.damaged,
-        "window": way.window.map(|window| {
-            json!({
-                "start": window.start,
-                "start_time": window.start_time,
-                "end": window.end,
-                "end_time": window.end_time,
-            })
-        }),
+        "window": way.window.as_ref().map(window_json),
     })
 }
 
@@ -283,6 +330,6 @@ fn table(header: &[&str], numbers: &[usize]) -> Table {
 }
 
 /// UTC, to the second, as ids of backups have it.
-fn second(time: Timestamp) -> String {
+pub(super) fn second(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
 }

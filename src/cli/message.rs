@@ -23,6 +23,12 @@ pub(super) fn print(text: &str) {
     }
 }
 
+/// Tells a person what is going to happen, beside the result.
+pub(super) fn tell(text: &str) {
+    // Nobody is left to be told of a closed standard error.
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
 /// Tells an error in PostgreSQL's form, or as a line of JSON.
 pub(super) fn error(error: &Error, format: LogFormat) {
     let text = match format {

@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use super::arguments::{BackupFetch, Invocation, Verb};
+use jiff::Timestamp;
+
+use super::arguments::{Invocation, Verb};
 use super::opening::{archive, level, wal_archive};
-use super::{backups, config, doctor, looking, message, resident, restore_command, wal};
+use super::{backups, config, doctor, looking, message, resident, restoring, standing, wal};
 use crate::archive::Archive;
 use crate::backup::manifest::Backup;
 use crate::backup::push as backup_push;
@@ -16,13 +18,13 @@ use crate::backup::{cat, catalogue, mark};
 use crate::config::Settings;
 use crate::config::options;
 use crate::config::sources::Environment;
-use crate::config::target::{Goal, Selection};
+use crate::config::target::Selection;
 use crate::doctor as diagnosis;
 use crate::error::{Context, Error, Kind, Result};
 use crate::observe::{self, Observer};
 use crate::postgres::client::Client;
 use crate::postgres::control::SystemId;
-use crate::restore::{self, Request};
+use crate::status;
 use crate::storage::{self, memory::Memory};
 use crate::wal::segment::WalFile;
 use crate::wal::spool::Spool;
@@ -67,16 +69,19 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
         }),
         Verb::BackupFetch(words) => {
             step_back(&settings)?;
-            on_all_threads(backup_fetch(words, &settings, environment))
+            on_all_threads(restoring::fetch(words, &settings, environment))
         }
-        Verb::BackupList => on_one_thread(async {
+        Verb::BackupList => on_all_threads(async {
             let archive = archive(&settings).await?;
-            let mut found = Vec::new();
+            let (observer, mut listed) = (observer(), Vec::new());
             for system in clusters(&settings, &archive).await? {
-                found.extend(catalogue::list(&archive, system).await?);
+                let found = catalogue::list(&archive, system).await?;
+                let looked = found.iter().map(|found| (found.id(), Ok(found.clone()))).collect();
+                let report = verify::verify_found(&archive, system, looked, None, &observer).await?;
+                listed.push((found, report));
             }
             let json = settings.get(&options::JSON)?;
-            message::print(&if json { backups::list_json(&found)? } else { backups::list_table(&found) });
+            message::print(&if json { backups::list_json(&listed)? } else { backups::list_table(&listed) });
             Ok(())
         }),
         Verb::BackupShow { backup } => on_one_thread(async {
@@ -135,6 +140,16 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             let json = settings.get(&options::JSON)?;
             message::print(&if json { looking::verified_json(&reports) } else { looking::verified_text(&reports) });
             verify::judge(&reports)
+        }),
+        Verb::Status => on_all_threads(async {
+            let archive = archive(&settings).await?;
+            let (observer, mut found) = (observer(), Vec::new());
+            for system in clusters(&settings, &archive).await? {
+                found.push(status::status(&archive, system, &observer).await?);
+            }
+            let (json, now) = (settings.get(&options::JSON)?, Timestamp::now());
+            message::print(&if json { standing::json(&found, now) } else { standing::text(&found, now) });
+            Ok(())
         }),
         Verb::Doctor => on_one_thread(async {
             let findings = diagnosis::examine(&wal_archive(&settings).await?).await;
@@ -226,34 +241,6 @@ fn start_prefetcher() {
     }
 }
 
-async fn backup_fetch(words: BackupFetch, settings: &Settings, environment: &Environment) -> Result<()> {
-    let archive = archive(settings).await?;
-    let directory = std::path::absolute(&words.directory).during(|| "could not find the current directory")?;
-    let request = Request {
-        directory,
-        selection: words.backup,
-        goal: words.goal,
-        timeline: words.timeline,
-        tablespaces: words.tablespaces,
-        system_id: settings.find(&options::SYSTEM_ID)?,
-        restore_command: restore_command::build(settings, environment)?,
-        workers: workers(settings)?,
-    };
-    let backup = restore::restore(&archive, &request, &observer()).await?;
-    if settings.get(&options::JSON)? {
-        message::print(&backups::json(&backup)?);
-    } else if std::io::stdout().is_terminal() {
-        let then = match request.goal {
-            Goal::EndOfArchive => "It replays all WAL of the archive and then opens on a new timeline.",
-            Goal::Standby => "It follows the archive as a standby.",
-            Goal::Target(_) => "It replays WAL up to the target.",
-        };
-        let directory = request.directory.display();
-        message::print(&format!("{}Next: pg_ctl -D '{directory}' start\n{then}", backups::summary(&backup)));
-    }
-    Ok(())
-}
-
 /// The backup that is named.
 async fn selected(backup: Selection, settings: &Settings, archive: &Archive) -> Result<Backup> {
     let system = cluster(settings, archive).await?;
@@ -282,7 +269,7 @@ async fn clusters(settings: &Settings, archive: &Archive) -> Result<Vec<SystemId
 }
 
 /// As many as were asked for, or one for each processor that this process may use (affinity and cgroup quota counted).
-fn workers(settings: &Settings) -> Result<usize> {
+pub(super) fn workers(settings: &Settings) -> Result<usize> {
     Ok(match settings.find(&options::WORKERS)? {
         Some(workers) => workers as usize,
         None => std::thread::available_parallelism().map_or(1, usize::from),
@@ -301,7 +288,7 @@ fn step_back(settings: &Settings) -> Result<()> {
     }
 }
 
-fn observer() -> Arc<dyn Observer> {
+pub(super) fn observer() -> Arc<dyn Observer> {
     observe::choose(std::io::stderr().is_terminal())
 }
 

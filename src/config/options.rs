@@ -7,23 +7,20 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 use crate::config::Location;
 use crate::config::mark::{Label, Note};
 use crate::config::role::{AssumedRole, ExternalId};
 use crate::config::row::VerbName::{
-    BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Config, Daemon, Doctor, WalBackfill,
-    WalFetch, WalPush, WalShow, WalVerify,
+    BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Config, Daemon, Doctor, Status,
+    WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
 };
 use crate::config::row::{Alias, Row, Setting};
-use crate::config::target::{Action, RestorePoint, TablespaceMapping, TargetTimeline};
 use crate::config::value::{Addressing, Checksum, LogFormat, LogLevel, OnCorruption, OnError, Value};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::control::SystemId;
-use crate::postgres::lsn::Lsn;
 
 pub mod requests;
+pub mod restoring;
 
 /// Every row, in the order in which help and documentation list them.
 pub static TABLE: &[&Row] = &[
@@ -75,16 +72,22 @@ pub static TABLE: &[&Row] = &[
     &NOTE.row,
     &KEEP.row,
     &NO_KEEP.row,
-    &TARGET_TIME.row,
-    &TARGET_LSN.row,
-    &TARGET_XID.row,
-    &TARGET_NAME.row,
-    &TARGET_IMMEDIATE.row,
-    &TARGET_EXCLUSIVE.row,
-    &TARGET_ACTION.row,
-    &TARGET_TIMELINE.row,
-    &STANDBY.row,
-    &TABLESPACE_MAPPING.row,
+    &restoring::TARGET_TIME.row,
+    &restoring::TARGET_LSN.row,
+    &restoring::TARGET_XID.row,
+    &restoring::TARGET_NAME.row,
+    &restoring::TARGET_IMMEDIATE.row,
+    &restoring::TARGET_EXCLUSIVE.row,
+    &restoring::TARGET_ACTION.row,
+    &restoring::TARGET_TIMELINE.row,
+    &restoring::STANDBY.row,
+    &restoring::PRIMARY_CONNINFO.row,
+    &restoring::SLOT.row,
+    &restoring::TABLESPACE_MAPPING.row,
+    &restoring::TABLESPACE_ROOT.row,
+    &restoring::WALDIR.row,
+    &restoring::OWNER.row,
+    &restoring::DRY_RUN.row,
 ];
 
 /// Where the archive lies.
@@ -104,7 +107,7 @@ pub static PREFIX: Setting<Location> = Setting::new(Row {
 /// Which cluster below the prefix.
 pub static SYSTEM_ID: Setting<SystemId> = Setting::new(Row {
     name: "system-id",
-    verbs: &[WalFetch, BackupFetch, BackupList, BackupShow, BackupCat, BackupMark, WalShow, WalVerify],
+    verbs: &[WalFetch, BackupFetch, BackupList, BackupShow, BackupCat, BackupMark, WalShow, WalVerify, Status],
     value: Some("NUMBER"),
     example: Some("7710427967336607753"),
     doc: "Which cluster below the prefix, by its system identifier (pg_controldata prints it), where no data directory \
@@ -407,6 +410,7 @@ pub static JSON: Setting<bool> = Setting::new(Row {
         BackupMark,
         WalShow,
         WalVerify,
+        Status,
         Doctor,
         Config,
     ],
@@ -482,95 +486,6 @@ pub static NO_KEEP: Setting<bool> = Setting::new(Row {
     ..Row::ARGUMENT
 });
 
-/// Recover up to a time.
-pub static TARGET_TIME: Setting<Timestamp> = Setting::new(Row {
-    name: "target-time",
-    value: Some("TIME"),
-    example: Some("2026-11-20 14:03+01"),
-    doc: "Recover to the last commit up to this time, which must have an offset from UTC: '2026-11-20 14:03+01'",
-    ..Row::ARGUMENT
-});
-
-/// Recover up to a position.
-pub static TARGET_LSN: Setting<Lsn> = Setting::new(Row {
-    name: "target-lsn",
-    value: Some("LSN"),
-    example: Some("16/B374D848"),
-    doc: "Recover to this position of the WAL, such as 16/B374D848",
-    ..Row::ARGUMENT
-});
-
-/// Recover up to a transaction. Bounds: `FirstNormalTransactionId` in src/include/access/transam.h, and 32 bits.
-pub static TARGET_XID: Setting<u32> = Setting::new(Row {
-    name: "target-xid",
-    value: Some("XID"),
-    bounds: Some(["3", "4294967295"]),
-    example: Some("81273"),
-    doc: "Recover to the end of this transaction",
-    ..Row::ARGUMENT
-});
-
-/// Recover up to a restore point.
-pub static TARGET_NAME: Setting<RestorePoint> = Setting::new(Row {
-    name: "target-name",
-    value: Some("NAME"),
-    example: Some("before-migration"),
-    doc: "Recover to the restore point that pg_create_restore_point() gave this name",
-    ..Row::ARGUMENT
-});
-
-/// Recover until consistent.
-pub static TARGET_IMMEDIATE: Setting<bool> = Setting::new(Row {
-    name: "target-immediate",
-    default: Some("false"),
-    doc: "Recover only until the backup is consistent",
-    ..Row::ARGUMENT
-});
-
-/// Stop just before the target.
-pub static TARGET_EXCLUSIVE: Setting<bool> = Setting::new(Row {
-    name: "target-exclusive",
-    default: Some("false"),
-    doc: "Stop just before the target instead of just after it; with a time, an LSN or a transaction",
-    ..Row::ARGUMENT
-});
-
-/// What to do at the target.
-pub static TARGET_ACTION: Setting<Action> = Setting::new(Row {
-    name: "target-action",
-    value: Some("ACTION"),
-    default: Some("pause"),
-    doc: "What PostgreSQL does at the target",
-    ..Row::ARGUMENT
-});
-
-/// Which timeline to follow.
-pub static TARGET_TIMELINE: Setting<TargetTimeline> = Setting::new(Row {
-    name: "target-timeline",
-    value: Some("TIMELINE"),
-    default: Some("latest"),
-    doc: "The timeline to follow: latest, current (the backup's own) or a decimal number",
-    ..Row::ARGUMENT
-});
-
-/// Restore a standby.
-pub static STANDBY: Setting<bool> = Setting::new(Row {
-    name: "standby",
-    default: Some("false"),
-    doc: "Restore a standby, which keeps following the archive",
-    ..Row::ARGUMENT
-});
-
-/// Tablespaces that are to lie elsewhere.
-pub static TABLESPACE_MAPPING: Setting<TablespaceMapping> = Setting::new(Row {
-    name: "tablespace-mapping",
-    value: Some("OLD=NEW"),
-    example: Some("/ssd/old=/ssd/new"),
-    repeatable: true,
-    doc: "Restore the tablespace that was in the directory OLD to NEW; can be given several times",
-    ..Row::ARGUMENT
-});
-
 fn location(text: &str) -> Result<String> {
     Ok(text.parse::<Location>()?.to_string())
 }
@@ -605,7 +520,8 @@ mod tests {
 
     #[test]
     fn the_table_lists_each_static_of_these_files_once() {
-        let files = [include_str!("options.rs"), include_str!("options/requests.rs")];
+        let files =
+            [include_str!("options.rs"), include_str!("options/requests.rs"), include_str!("options/restoring.rs")];
         let statics = files.iter().flat_map(|file| file.lines()).filter(|line| line.contains("= Setting::new(Row {"));
         let statics = statics.filter(|line| line.starts_with("pub static ")).count();
         assert_eq!(TABLE.len(), statics);

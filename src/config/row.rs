@@ -39,6 +39,8 @@ pub enum VerbName {
     WalShow,
     /// `wal-verify`.
     WalVerify,
+    /// `status`.
+    Status,
     /// `doctor`.
     Doctor,
     /// `config`.
@@ -46,13 +48,13 @@ pub enum VerbName {
 }
 
 use VerbName::{
-    BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Config, Daemon, Doctor, WalBackfill,
-    WalFetch, WalPush, WalShow, WalVerify,
+    BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Config, Daemon, Doctor, Status,
+    WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
 };
 
 impl VerbName {
     /// Every verb, in the order in which help lists them.
-    pub const ALL: [VerbName; 14] = [
+    pub const ALL: [VerbName; 15] = [
         WalPush,
         WalFetch,
         WalBackfill,
@@ -65,6 +67,7 @@ impl VerbName {
         BackupCat,
         BackupMark,
         Daemon,
+        Status,
         Doctor,
         Config,
     ];
@@ -84,6 +87,7 @@ impl VerbName {
             Daemon => "daemon",
             WalShow => "wal-show",
             WalVerify => "wal-verify",
+            Status => "status",
             Doctor => "doctor",
             Config => "config",
         }

@@ -2,6 +2,7 @@
 //!
 //! Pure. Which backup leads to a target, and whether the archive holds the WAL in between, is decided elsewhere.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -12,6 +13,7 @@ use jiff::tz::TimeZone;
 use crate::config::value::{Choice, Value};
 use crate::error::{Error, Kind, Result};
 use crate::layout::BackupId;
+use crate::postgres::entry::Tablespace;
 use crate::postgres::lsn::Lsn;
 use crate::wal::timeline::Timeline;
 
@@ -146,22 +148,119 @@ impl Value for RestorePoint {
 /// A tablespace that is to lie elsewhere than in the backup.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TablespaceMapping {
-    /// Where it lay when the backup was made; absolute.
-    pub source: PathBuf,
+    /// Which.
+    pub source: TablespaceSource,
     /// Where it shall lie; absolute.
     pub target: PathBuf,
 }
 
+/// How a tablespace of a backup is named.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TablespaceSource {
+    /// By its number.
+    Oid(u32),
+    /// By the place where it lay when the backup was made; absolute.
+    Place(PathBuf),
+}
+
+impl TablespaceSource {
+    /// Is it this one?
+    pub fn names(&self, tablespace: &Tablespace) -> bool {
+        match self {
+            TablespaceSource::Oid(oid) => *oid == tablespace.oid,
+            TablespaceSource::Place(place) => *place == tablespace.location,
+        }
+    }
+
+    fn read(text: &str) -> Option<TablespaceSource> {
+        let number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        match number {
+            true => text.parse().ok().map(TablespaceSource::Oid),
+            false => Path::new(text).is_absolute().then(|| TablespaceSource::Place(text.into())),
+        }
+    }
+}
+
+impl fmt::Display for TablespaceSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TablespaceSource::Oid(oid) => write!(f, "{oid}"),
+            TablespaceSource::Place(place) => write!(f, "\"{}\"", place.display()),
+        }
+    }
+}
+
 impl Value for TablespaceMapping {
     fn read(text: &str) -> Result<TablespaceMapping> {
-        let absolute = |path: &str| Path::new(path).is_absolute();
-        match text.split_once('=') {
-            Some((source, target)) if absolute(source) && absolute(target) && !target.contains('=') => {
-                Ok(TablespaceMapping { source: source.into(), target: target.into() })
-            }
-            _ => Err(Error::new(Kind::Usage, format!("\"{text}\" does not map one tablespace to another"))
-                .hint("Write two absolute paths with one equals sign between them, such as /ssd/old=/ssd/new.")),
+        let mapping = text.split_once('=').and_then(|(source, target)| {
+            let legal = Path::new(target).is_absolute() && !target.contains('=');
+            Some(TablespaceMapping { source: TablespaceSource::read(source)?, target: legal.then(|| target.into())? })
+        });
+        mapping.ok_or_else(|| {
+            Error::new(Kind::Usage, format!("\"{text}\" does not map one tablespace to another")).hint(
+                "Write the old path or the number, an equals sign, and the new path, such as /ssd/old=/ssd/new or \
+                 16385=/ssd/new; paths are absolute.",
+            )
+        })
+    }
+}
+
+/// Whom the files of a restored cluster are to belong to: names or numbers, not looked up yet.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OwnerName {
+    /// The user.
+    pub user: String,
+    /// The group; `None`: the user's own.
+    pub group: Option<String>,
+}
+
+impl Value for OwnerName {
+    fn read(text: &str) -> Result<OwnerName> {
+        let (user, group) = match text.split_once(':') {
+            Some((user, group)) => (user, Some(group)),
+            None => (text, None),
+        };
+        let legal = |name: &str| !name.is_empty() && !name.contains([':', '\0', '/', '\n']);
+        (legal(user) && group.is_none_or(legal))
+            .then(|| OwnerName { user: user.to_owned(), group: group.map(str::to_owned) })
+            .ok_or_else(|| {
+                Error::new(Kind::Usage, format!("\"{}\" is not a user, nor a user and a group", text.escape_debug()))
+                    .hint("Write --owner USER or --owner USER:GROUP, such as --owner postgres.")
+            })
+    }
+}
+
+impl fmt::Display for OwnerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.group {
+            Some(group) => write!(f, "{}:{group}", self.user),
+            None => f.write_str(&self.user),
         }
+    }
+}
+
+impl fmt::Display for Goal {
+    /// In words, to be read after "recover to".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Goal::Target(Target { point, exclusive, action }) = self else {
+            let text = if *self == Goal::Standby { "a standby" } else { "the end of the archive" };
+            return f.write_str(text);
+        };
+        let just_before = if *exclusive { "just before " } else { "" };
+        match point {
+            Point::Time(time) if *exclusive => write!(f, "the last commit before {time}")?,
+            Point::Time(time) => write!(f, "the last commit up to {time}")?,
+            Point::Lsn(lsn) => write!(f, "{just_before}{lsn}")?,
+            Point::Xid(xid) => write!(f, "{just_before}the end of transaction {xid}")?,
+            Point::Name(name) => write!(f, "the restore point \"{}\"", name.as_str())?,
+            Point::Immediate => f.write_str("the first consistent moment")?,
+        }
+        let then = match action {
+            Action::Pause => "pause there",
+            Action::Promote => "open for writing",
+            Action::Shutdown => "shut down",
+        };
+        write!(f, ", then {then}")
     }
 }
 
@@ -301,10 +400,40 @@ mod tests {
     }
 
     #[test]
+    fn an_owner_is_a_user_or_a_user_and_a_group() {
+        let owner = OwnerName::read("postgres:ssl-cert").unwrap();
+        assert_eq!((owner.user.as_str(), owner.group.as_deref()), ("postgres", Some("ssl-cert")));
+        assert_eq!(OwnerName::read("999").unwrap().group, None);
+        for text in ["", ":", "a:", ":b", "a:b:c", "a/b"] {
+            assert!(OwnerName::read(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn goals_are_told_in_words() {
+        let told = |point, exclusive, action| Goal::Target(Target { point, exclusive, action }).to_string();
+        let time = "2026-11-20T13:03:00Z".parse().unwrap();
+        assert_eq!(
+            told(Point::Time(time), true, Action::Pause),
+            "the last commit before 2026-11-20T13:03:00Z, then pause there"
+        );
+        assert_eq!(
+            told(Point::Xid(7), true, Action::Promote),
+            "just before the end of transaction 7, then open for writing"
+        );
+        assert_eq!(told(Point::Lsn(Lsn(7)), false, Action::Shutdown), "0/7, then shut down");
+        assert_eq!(Goal::Standby.to_string(), "a standby");
+    }
+
+    #[test]
     fn tablespaces_are_mapped_between_absolute_paths() {
-        let mapping = TablespaceMapping::read("/a=/b c").unwrap();
-        assert_eq!(mapping, TablespaceMapping { source: "/a".into(), target: "/b c".into() });
-        for text in ["", "/a", "/a=", "=/b", "a=/b", "/a=b", "/a=/b=/c"] {
+        let place = TablespaceSource::Place("/a".into());
+        for (text, source) in [("/a=/b c", place), ("16385=/b c", TablespaceSource::Oid(16385))] {
+            let mapping = TablespaceMapping::read(text).unwrap();
+            assert_eq!(mapping, TablespaceMapping { source, target: "/b c".into() });
+        }
+        for text in ["", "/a", "/a=", "=/b", "a=/b", "/a=b", "/a=/b=/c", "16385=b", "-1=/b", "99999999999=/b", "+1=/b"]
+        {
             assert!(TablespaceMapping::read(text).is_err(), "{text:?}");
         }
     }

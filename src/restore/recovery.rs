@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::Request;
-use super::plan::Destination;
+use super::destination::Destination;
 use crate::backup::manifest::{File, Files};
 use crate::config::target::{Action, Goal, Point, TargetTimeline};
 use crate::config::value::Choice;
@@ -13,10 +14,15 @@ use crate::durable;
 use crate::error::{Context, Result};
 
 const AUTO_CONF: &str = "postgresql.auto.conf";
+const BACKUP_LABEL: &str = "backup_label";
+const BACKUP_MANIFEST: &str = "backup_manifest";
 const TABLESPACE_MAP: &str = "tablespace_map";
 
-/// Settings of an earlier recovery would contradict the new ones: PostgreSQL takes one target only.
-const RECOVERY_SETTINGS: [&str; 9] = [
+/// Settings of an earlier recovery would contradict the new ones: PostgreSQL takes one target only, and a standby must
+/// not stream from where the original once did, or through its slot.
+const RECOVERY_SETTINGS: [&str; 11] = [
+    "primary_conninfo",
+    "primary_slot_name",
     "restore_command",
     "recovery_target",
     "recovery_target_action",
@@ -28,19 +34,20 @@ const RECOVERY_SETTINGS: [&str; 9] = [
     "recovery_target_xid",
 ];
 
-/// Writes the settings and the signal file. `postgresql.conf` is left alone: it may not even be here.
-pub(super) fn configure(root: &Path, request: &Request) -> Result<()> {
+/// Writes the settings and the signal file, with these permission bits. `postgresql.conf` is left alone: it may not even be
+/// here.
+pub(super) fn configure(root: &Path, request: &Request, mode: u32) -> Result<()> {
     let path = root.join(AUTO_CONF);
     let existing = match fs::read_to_string(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
         result => result.during(|| format!("could not read \"{}\"", path.display()))?,
     };
-    durable::write(&path, auto_conf(&existing, request).as_bytes())?;
+    durable::write_with_mode(&path, auto_conf(&existing, request).as_bytes(), mode)?;
     let signal = match request.goal {
         Goal::Standby => "standby.signal",
         Goal::EndOfArchive | Goal::Target(_) => "recovery.signal",
     };
-    durable::write(&root.join(signal), b"")
+    durable::write_with_mode(&root.join(signal), b"", mode)
 }
 
 /// `postgresql.auto.conf` with the settings of this recovery in place of any earlier one's.
@@ -66,6 +73,11 @@ fn settings(request: &Request) -> Vec<(&'static str, String)> {
         TargetTimeline::Number(timeline) => timeline.0.to_string(),
     };
     settings.push(("recovery_target_timeline", timeline));
+    if let Goal::Standby = &request.goal {
+        let conninfo = request.upstream.conninfo.as_ref().map(|text| ("primary_conninfo", text.as_str().to_owned()));
+        let slot = request.upstream.slot.as_ref().map(|name| ("primary_slot_name", name.as_str().to_owned()));
+        settings.extend(conninfo.into_iter().chain(slot));
+    }
     let Goal::Target(target) = &request.goal else { return settings };
     settings.push(match &target.point {
         // With its offset: PostgreSQL would read it in the server's time zone otherwise.
@@ -84,6 +96,19 @@ fn settings(request: &Request) -> Vec<(&'static str, String)> {
 
 fn word(action: Action) -> &'static str {
     Action::WORDS.iter().find(|(_, known)| *known == action).map_or("pause", |(word, _)| word)
+}
+
+/// Gives the files that a backup adds to the cluster's own these permission bits: the server never wrote them, so no backup
+/// knows what it would have given them.
+pub(super) fn share(root: &Path, mode: u32) -> Result<()> {
+    for name in [BACKUP_LABEL, TABLESPACE_MAP, BACKUP_MANIFEST] {
+        let path = root.join(name);
+        match fs::set_permissions(&path, fs::Permissions::from_mode(mode)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            result => result.during(|| format!("could not set the rights of \"{}\"", path.display()))?,
+        }
+    }
+    Ok(())
 }
 
 /// Rewrites `tablespace_map` for tablespaces that lie elsewhere now, and returns what it is then: PostgreSQL makes the links
@@ -116,7 +141,10 @@ fn mapped(map: &str, destination: &Destination) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::conninfo::{ConnectionString, SlotName};
     use crate::config::target::Target;
+    use crate::config::value::Value;
+    use crate::restore::{Places, Upstream};
 
     fn request(goal: Goal) -> Request {
         Request {
@@ -124,7 +152,9 @@ mod tests {
             selection: None,
             goal,
             timeline: TargetTimeline::Latest,
-            tablespaces: vec![],
+            places: Places::default(),
+            owner: None,
+            upstream: Upstream::default(),
             system_id: None,
             restore_command: r#"walden --prefix 's3://b/p' wal-fetch %f "%p""#.into(),
             workers: 1,
@@ -151,5 +181,17 @@ mod tests {
     fn a_standby_has_no_target() {
         let text = auto_conf("", &request(Goal::Standby));
         assert!(!text.contains("recovery_target_action") && text.contains("recovery_target_timeline = 'latest'"));
+    }
+
+    #[test]
+    fn a_standby_streams_from_where_it_is_told_and_no_longer_from_where_it_once_did() {
+        let existing = "primary_conninfo = 'host=old'\nprimary_slot_name = 'old'\n";
+        let text = auto_conf(existing, &request(Goal::Standby));
+        assert!(!text.contains("old") && !text.contains("primary_conninfo"), "{text}");
+        let conninfo = ConnectionString::read(r"host=new application_name='it\'s me'").unwrap();
+        let upstream = Upstream { conninfo: Some(conninfo), slot: Some(SlotName::read("s1").unwrap()) };
+        let text = auto_conf(existing, &Request { upstream, ..request(Goal::Standby) });
+        let line = r"primary_conninfo = 'host=new application_name=''it\\''s me'''";
+        assert!(text.contains(line) && text.contains("primary_slot_name = 's1'"), "{text}");
     }
 }

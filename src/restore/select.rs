@@ -1,10 +1,13 @@
 //! Which backup leads to the goal.
 
+use std::sync::Arc;
+
 use crate::archive::Archive;
 use crate::backup::catalogue;
 use crate::backup::manifest::Backup;
 use crate::config::target::{Goal, Point, Selection, TargetTimeline};
 use crate::error::{Error, Kind, Result};
+use crate::observe::Observer;
 use crate::postgres::control::SystemId;
 use crate::restore::Request;
 use crate::wal::timeline::History;
@@ -14,7 +17,12 @@ use crate::wal::verify;
 ///
 /// # Errors
 /// [`Kind::NotFound`] if there is no such backup; [`Kind::Refused`] if none leads to the goal.
-pub(super) async fn select(archive: &Archive, system: SystemId, request: &Request) -> Result<Backup> {
+pub(super) async fn select(
+    archive: &Archive,
+    system: SystemId,
+    request: &Request,
+    observer: &Arc<dyn Observer>,
+) -> Result<Backup> {
     let chosen = match request.selection {
         Some(Selection::Id(id)) => catalogue::read(archive, system, id).await.map_err(|error| match error.kind() {
             Kind::NotFound => Error::new(Kind::NotFound, format!("there is no complete backup {id}"))
@@ -22,7 +30,7 @@ pub(super) async fn select(archive: &Archive, system: SystemId, request: &Reques
             _ => error,
         })?,
         Some(Selection::Latest) => catalogue::latest(archive, system).await?,
-        None => return newest_before(archive, system, request).await,
+        None => return newest_before(archive, system, request, observer).await,
     };
     match too_late(&chosen, &request.goal) {
         None => Ok(chosen),
@@ -33,14 +41,17 @@ pub(super) async fn select(archive: &Archive, system: SystemId, request: &Reques
 }
 
 /// The newest backup that ended before the target, on the way of the timeline.
-async fn newest_before(archive: &Archive, system: SystemId, request: &Request) -> Result<Backup> {
+async fn newest_before(
+    archive: &Archive,
+    system: SystemId,
+    request: &Request,
+    observer: &Arc<dyn Observer>,
+) -> Result<Backup> {
     let backups = catalogue::complete(archive, system).await?;
-    let mut refusal = None;
+    let (mut refusal, mut reason) = (None, None);
     for backup in backups.iter().rev() {
         if let Some(why) = too_late(backup, &request.goal) {
-            refusal = Some(
-                Error::new(Kind::Refused, "no backup leads to the target").detail(format!("of the oldest, {why}")),
-            );
+            reason = Some(why);
             continue;
         }
         match history(archive, backup, request.timeline).await {
@@ -49,10 +60,36 @@ async fn newest_before(archive: &Archive, system: SystemId, request: &Request) -
             Err(error) => return Err(error),
         }
     }
+    if let Some(why) = reason {
+        return Err(refusal.unwrap_or_else(|| no_backup_before(&why)).detail(windows(archive, system, observer).await));
+    }
     Err(refusal.unwrap_or_else(|| {
         Error::new(Kind::NotFound, format!("the archive {} has no complete backup", archive.store().url("")))
             .hint("Take one with walden backup-push.")
     }))
+}
+
+fn no_backup_before(why: &str) -> Error {
+    Error::new(Kind::Refused, "no backup leads to the target").detail(format!("of the oldest, {why}")).hint(
+        "Choose a later target; walden status shows how far the backups lead, and walden backup-list which there are.",
+    )
+}
+
+/// Where recoveries can stop, for whoever wanted to stop elsewhere.
+async fn windows(archive: &Archive, system: SystemId, observer: &Arc<dyn Observer>) -> String {
+    match verify::verify(archive, system, None, observer).await {
+        Ok(report) => {
+            let found = report.recoverable();
+            let windows: Vec<String> =
+                found.iter().filter(|one| !one.windows.is_empty()).map(ToString::to_string).collect();
+            if windows.is_empty() {
+                "there is no target that a recovery could reach".to_owned()
+            } else {
+                format!("recoveries can stop {}", windows.join("; "))
+            }
+        }
+        Err(error) => format!("where recoveries can stop could not be found out: {error}"),
+    }
 }
 
 /// Why recovery from this backup cannot stop at the goal, if it cannot: the copy is consistent only from its end on.

@@ -1,12 +1,15 @@
 //! Is it safe to write there? And the marker by which an interrupted restore is known.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::plan::{Destination, Plan};
+use super::destination::{Destination, WAL_DIRECTORY};
+use super::owner::Owner;
+use super::plan::Plan;
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 use crate::postgres::control::CONTROL_FILE;
@@ -16,65 +19,146 @@ use crate::postgres::datadir;
 const MARKER: &str = ".walden-restore";
 
 /// What the marker says.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Marker {
-    /// Directories of tablespaces, which were empty when the restore began.
-    tablespaces: Vec<PathBuf>,
+    /// Directories outside the data directory, of tablespaces or of the WAL, which were empty when the restore began.
+    #[serde(alias = "tablespaces")]
+    outside: Vec<PathBuf>,
+}
+
+/// A target in which nothing is in the way.
+#[derive(Debug)]
+pub(super) struct Examined {
+    /// What an interrupted restore left.
+    leftover: Option<Marker>,
 }
 
 /// A target that is empty and marked.
 #[derive(Debug)]
 pub(super) struct Prepared {
     marker: PathBuf,
+    owner: Option<Owner>,
+    /// Directories above those of the cluster that were not there.
+    made: Vec<PathBuf>,
 }
 
-/// Makes the data directory, checks that it and the tablespaces' directories are empty or hold only what an interrupted
-/// restore left, clears that away, and marks the directory.
+/// Looks whether the places of a cluster are apart from each other, and empty but for what an interrupted restore left.
+/// Changes nothing.
 ///
 /// # Errors
-/// [`Kind::Refused`] if a server runs there or anything else is in the way.
-pub(super) fn prepare(destination: &Destination) -> Result<Prepared> {
-    refuse_root()?;
+/// [`Kind::Refused`] if a server runs there or anything is in the way.
+pub(super) fn examine(destination: &Destination, owner: Option<Owner>) -> Result<Examined> {
+    if owner.is_none() {
+        refuse_root()?;
+    }
     let root = destination.root();
     if let Some(pid) = datadir::running_server(root)? {
         return Err(Error::new(Kind::Refused, format!("a server is running in \"{}\"", root.display()))
             .detail(format!("its process id is {pid}"))
             .hint("Stop it first with pg_ctl stop, or restore to another directory."));
     }
-    let marker = root.join(MARKER);
-    let leftover = match fs::read(&marker) {
+    destination.check_apart(real)?;
+    let leftover = match fs::read(root.join(MARKER)) {
         Ok(content) if !root.join(CONTROL_FILE).exists() => serde_json::from_slice::<Marker>(&content).ok(),
         _ => None,
     };
-    if let Some(leftover) = leftover {
-        for directory in
-            leftover.tablespaces.iter().filter(|&place| destination.tablespaces().values().any(|t| t == place))
-        {
-            clear(directory, None)?;
-        }
-        clear(root, Some(&marker))?;
-    } else {
+    if leftover.is_none() {
         refuse_content(root)
             .map_err(|error| error.hint("Restore to a directory that is empty or does not exist yet."))?;
     }
-    for directory in destination.tablespaces().values() {
-        refuse_content(directory)
-            .map_err(|error| error.hint("Put the tablespace elsewhere with --tablespace-mapping OLD=NEW."))?;
+    let left = |place: &Path| leftover.as_ref().is_some_and(|left| left.outside.iter().any(|other| other == place));
+    for place in destination.tablespaces().values().filter(|place| !left(place)) {
+        refuse_content(place).map_err(|error| {
+            error.hint(
+                "Put the tablespace elsewhere with --tablespace-mapping OLD=NEW, or all with --tablespace-root DIR.",
+            )
+        })?;
     }
-    durable::create_directories(root)?;
-    let content = Marker { tablespaces: destination.tablespaces().values().cloned().collect() };
-    let content = serde_json::to_vec(&content)
-        .map_err(|error| Error::new(Kind::Bug, "could not describe a restore").detail(error.to_string()))?;
-    durable::write(&marker, &content)?;
-    Ok(Prepared { marker })
+    if let Some(wal) = destination.wal().filter(|place| !left(place)) {
+        refuse_content(wal)
+            .map_err(|error| error.hint("Give --waldir a directory that is empty or does not exist yet."))?;
+    }
+    Ok(Examined { leftover })
+}
+
+/// Where a path leads to, with the links in it followed as far as it exists.
+///
+/// # Errors
+/// [`Kind::Refused`] for a link that leads nowhere: what were made behind it is anybody's guess.
+fn real(path: &Path) -> Result<PathBuf> {
+    let what = || format!("could not look at \"{}\"", path.display());
+    let mut missing = PathBuf::new();
+    for above in path.ancestors() {
+        match fs::canonicalize(above) {
+            Ok(known) => return Ok(descend(known, &missing)),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                if above.is_symlink() {
+                    return Err(Error::new(Kind::Refused, format!("the link \"{}\" leads nowhere", above.display()))
+                        .hint("Make the directory that it points to, or remove the link."));
+                }
+                let name = above.components().next_back().map_or_else(PathBuf::new, |name| name.as_os_str().into());
+                missing = if missing.as_os_str().is_empty() { name } else { name.join(missing) };
+            }
+            Err(error) => return Err(Error::io(what(), &error)),
+        }
+    }
+    Ok(path.to_owned())
+}
+
+/// The path of what does not exist below a directory that does: no links are there, so `..` leads back.
+fn descend(mut from: PathBuf, missing: &Path) -> PathBuf {
+    for component in missing.components() {
+        match component {
+            Component::ParentDir => drop(from.pop()),
+            component => from.push(component),
+        }
+    }
+    from
+}
+
+impl Examined {
+    /// Makes the directories, clears what an interrupted restore left, and marks the data directory. Where the files are to
+    /// belong to somebody else, the directories are root's own until all is done: nobody may put links in the way.
+    pub(super) fn prepare(self, destination: &Destination, owner: Option<Owner>) -> Result<Prepared> {
+        let root = destination.root();
+        let marker = root.join(MARKER);
+        if let Some(leftover) = self.leftover {
+            for directory in leftover.outside.iter().filter(|&place| destination.outside().any(|other| other == place))
+            {
+                clear(directory, None)?;
+            }
+            clear(root, Some(&marker))?;
+        }
+        let mut made: Vec<PathBuf> = Vec::new();
+        for place in destination.directories() {
+            let above = place.ancestors().skip(1).take_while(|path| !path.exists());
+            made.extend(above.filter(|path| !path.as_os_str().is_empty()).map(Path::to_owned));
+            durable::create_directories(place)?;
+            remove_staged(place)?;
+            if let Some(owner) = owner {
+                // Before anything is written it shows whether we may give it away.
+                owner.take(place)?;
+                Owner::ourselves().take(place)?;
+                set_mode(place, 0o700)?;
+            }
+        }
+        let content = Marker { outside: destination.outside().map(Path::to_owned).collect() };
+        let content = serde_json::to_vec(&content)
+            .map_err(|error| Error::new(Kind::Bug, "could not describe a restore").detail(error.to_string()))?;
+        durable::write(&marker, &content)?;
+        Ok(Prepared { marker, owner, made })
+    }
 }
 
 /// The server refuses to run as root and to use files of another owner.
 fn refuse_root() -> Result<()> {
     match rustix::process::geteuid().is_root() {
-        true => Err(Error::new(Kind::Refused, "a cluster cannot be restored by root")
+        true => Err(Error::new(Kind::Refused, "a cluster cannot belong to root")
             .detail("PostgreSQL would not start on files that belong to root")
-            .hint("Run the command as the server's user: sudo -u postgres walden backup-fetch ...")),
+            .hint(
+                "Name the server's user with --owner postgres, or run the command as that user: sudo -u postgres walden \
+                 backup-fetch ...",
+            )),
         false => Ok(()),
     }
 }
@@ -83,16 +167,14 @@ fn refuse_root() -> Result<()> {
 fn refuse_content(directory: &Path) -> Result<()> {
     let what = || format!("could not read \"{}\"", directory.display());
     let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         entries => entries.during(what)?,
     };
     let mut names = Vec::new();
     for entry in entries {
-        let entry = entry.during(what)?;
-        if entry.file_name().to_str().is_some_and(durable::is_staged) {
-            fs::remove_file(entry.path()).during(what)?;
-        } else if names.len() <= SHOWN {
-            names.push(format!("\"{}\"", entry.file_name().display()));
+        let name = entry.during(what)?.file_name();
+        if !name.to_str().is_some_and(durable::is_staged) && names.len() <= SHOWN {
+            names.push(format!("\"{}\"", name.display()));
         }
     }
     if names.is_empty() {
@@ -104,6 +186,18 @@ fn refuse_content(directory: &Path) -> Result<()> {
         .detail(format!("it holds {}{more}", names.join(", "))))
 }
 
+/// Removes the staged files of a writer that was killed.
+fn remove_staged(directory: &Path) -> Result<()> {
+    let what = || format!("could not clear \"{}\"", directory.display());
+    for entry in fs::read_dir(directory).during(what)? {
+        let entry = entry.during(what)?;
+        if entry.file_name().to_str().is_some_and(durable::is_staged) {
+            fs::remove_file(entry.path()).during(what)?;
+        }
+    }
+    Ok(())
+}
+
 /// How many names a refusal shows.
 const SHOWN: usize = 5;
 
@@ -111,7 +205,7 @@ const SHOWN: usize = 5;
 fn clear(directory: &Path, keep: Option<&Path>) -> Result<()> {
     let what = || format!("could not clear away what an interrupted restore left in \"{}\"", directory.display());
     let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         entries => entries.during(what)?,
     };
     for entry in entries {
@@ -129,12 +223,10 @@ fn clear(directory: &Path, keep: Option<&Path>) -> Result<()> {
 }
 
 impl Prepared {
-    /// Makes all directories and the links to the tablespaces.
+    /// Makes all directories, and the links to those that lie outside.
     pub(super) fn make_directories(&self, plan: &Plan, root_mode: u32) -> Result<()> {
         let destination = plan.destination();
-        set_mode(destination.root(), root_mode)?;
-        for place in destination.tablespaces().values() {
-            durable::create_directories(place)?;
+        for place in destination.directories() {
             set_mode(place, root_mode)?;
         }
         for (directory, mode) in plan.directories() {
@@ -142,11 +234,22 @@ impl Prepared {
             made.during(|| format!("could not create \"{}\"", directory.display()))?;
             set_mode(&directory, mode)?;
         }
-        for (oid, place) in destination.tablespaces() {
-            let link = destination.root().join(format!("pg_tblspc/{oid}"));
+        let tablespaces =
+            destination.tablespaces().iter().map(|(oid, place)| (format!("pg_tblspc/{oid}"), place.as_path()));
+        let wal = destination.wal().map(|place| (WAL_DIRECTORY.to_owned(), place));
+        for (name, place) in tablespaces.chain(wal) {
+            let link = destination.root().join(name);
             symlink(place, &link).during(|| format!("could not create the link \"{}\"", link.display()))?;
         }
         Ok(())
+    }
+
+    /// Gives everything to its owner, if that is not us.
+    pub(super) fn give_away(&self, destination: &Destination) -> Result<()> {
+        let Some(owner) = self.owner else { return Ok(()) };
+        self.made.iter().try_for_each(|path| owner.take(path))?;
+        destination.outside().try_for_each(|place| owner.take_all(place))?;
+        owner.take_all(destination.root())
     }
 
     /// The restore is complete: removes the marker.

@@ -173,8 +173,36 @@ pub struct Window {
     pub end_time: Option<Timestamp>,
 }
 
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Window { start, start_time, end, end_time } = self;
+        match end_time {
+            Some(end_time) => write!(f, "from {start_time} ({start}) to {end_time} ({end})"),
+            None => write!(f, "from {start_time} ({start}) to {end}"),
+        }
+    }
+}
+
+/// Windows that together reach as far as these, in order, none of which touches another.
+pub fn union(windows: impl IntoIterator<Item = Window>) -> Vec<Window> {
+    let mut windows: Vec<Window> = windows.into_iter().collect();
+    windows.sort_by_key(|window| window.start);
+    let mut union: Vec<Window> = Vec::new();
+    for window in windows {
+        match union.last_mut() {
+            Some(last) if window.start <= last.end => {
+                if window.end > last.end {
+                    (last.end, last.end_time) = (window.end, window.end_time);
+                }
+            }
+            _ => union.push(window),
+        }
+    }
+    union
+}
+
 /// Missing segments.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Gap {
     /// The timeline on which they are missing.
     pub timeline: Timeline,
@@ -252,6 +280,28 @@ mod tests {
 
     fn gaps(coverage: &Coverage) -> Vec<String> {
         coverage.gaps.iter().map(Gap::to_string).collect()
+    }
+
+    fn window(start: u64, end: u64) -> Window {
+        let time = |at: u64| Timestamp::from_second(at as i64).unwrap();
+        Window { start: Lsn(start), start_time: time(start), end: Lsn(end), end_time: Some(time(end)) }
+    }
+
+    proptest! {
+        #[test]
+        fn a_union_of_windows_holds_what_one_of_them_holds_and_no_two_of_it_touch(
+            windows in prop::collection::vec((0u64..100, 0u64..20), 0..8)
+        ) {
+            let windows: Vec<Window> = windows.into_iter().map(|(start, more)| window(start, start + more)).collect();
+            let joined = union(windows.clone());
+            for at in 0..130 {
+                let within = |windows: &[Window]| windows.iter().any(|one| (one.start.0..=one.end.0).contains(&at));
+                prop_assert_eq!(within(&windows), within(&joined), "{}", at);
+            }
+            prop_assert!(joined.windows(2).all(|pair| pair[0].end < pair[1].start));
+            // Times go with their positions.
+            prop_assert!(joined.iter().all(|one| *one == window(one.start.0, one.end.0)));
+        }
     }
 
     proptest! {

@@ -2,7 +2,7 @@
 //! Pure. Knows numbers only; memory grows with the number of holes.
 
 /// Consecutive segments, both ends included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Run {
     /// Number of the first segment.
     pub first: u64,

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
@@ -192,6 +193,28 @@ pub async fn inventory(
         inventory.add(timeline, holdings.segments);
     }
     Ok(inventory)
+}
+
+/// The last segment of a timeline and when it was stored, by the store's clock. `after` is one that is known to lie before
+/// it: only what comes behind that is listed.
+pub async fn last_segment(
+    archive: &Archive,
+    system: SystemId,
+    timeline: Timeline,
+    after: Option<SegmentName>,
+) -> Result<Option<(SegmentName, Timestamp)>> {
+    let after = after.map(|name| Key::Wal(system, WalFile::Segment(name)).to_string());
+    let query = ListQuery { prefix: layout::timeline_prefix(system, timeline), after, ..ListQuery::default() };
+    let mut last = None;
+    list_all(&**archive.store(), query, |page| {
+        let segments = page.objects.iter().filter_map(|object| match Key::parse(&object.key) {
+            Some(Key::Wal(_, WalFile::Segment(name))) => Some((name, object.modified)),
+            _ => None,
+        });
+        last = segments.last().or(last);
+    })
+    .await?;
+    Ok(last)
 }
 
 /// A channel that holds all of these.

@@ -5,6 +5,7 @@
 
 mod deep;
 mod report;
+mod tail;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -16,7 +17,7 @@ use crate::archive::Archive;
 use crate::backup::catalogue::{self, Found};
 use crate::backup::manifest::Backup;
 use crate::error::{Error, Kind, Result};
-use crate::layout::Key;
+use crate::layout::{BackupId, Key};
 use crate::observe::{Event, Observer};
 use crate::postgres::control::SystemId;
 use crate::postgres::lsn::Lsn;
@@ -27,7 +28,8 @@ use crate::wal::timeline::{History, Timeline};
 use crate::wal::tree::{self, Tree};
 
 pub use self::deep::Deep;
-pub use self::report::{Damage, DeepRead, Report, VerifiedBackup, Way, judge};
+pub use self::report::{Damage, DeepRead, Recoverable, Report, VerifiedBackup, Way, judge};
+pub use self::tail::last_commit;
 pub use crate::wal::survey::history;
 
 /// Verifies that every complete backup of a cluster can be recovered along every timeline that passes through it: from its
@@ -41,10 +43,26 @@ pub async fn verify(
     deep: Option<&Deep>,
     observer: &Arc<dyn Observer>,
 ) -> Result<Report> {
+    let found = catalogue::look(archive, system).await?;
+    verify_found(archive, system, found, deep, observer).await
+}
+
+/// The same for whoever has looked at the backups already.
+///
+/// # Errors
+/// Those of the store: what cannot be seen is never taken for missing.
+pub async fn verify_found(
+    archive: &Archive,
+    system: SystemId,
+    found: Vec<(BackupId, Result<Found>)>,
+    deep: Option<&Deep>,
+    observer: &Arc<dyn Observer>,
+) -> Result<Report> {
     observer.notice(Event::Phase { name: format!("listing the WAL of cluster {system}"), bytes: None });
     let mut report = Report::of(system);
-    let backups = backups(archive, system, &mut report).await?;
+    let backups = sorted(found, system, &mut report);
     let outline = survey::outline(archive, system).await?;
+    report.newest_timeline = outline.timelines.last().copied();
     let own = backups.iter().map(|backup| backup.timeline);
     let (tree, damaged) = survey::tree(archive, system, &outline, own).await?;
     for (timeline, error) in damaged {
@@ -78,16 +96,16 @@ pub async fn verify(
 }
 
 /// The complete backups; the others go into the report.
-async fn backups(archive: &Archive, system: SystemId, report: &mut Report) -> Result<Vec<Backup>> {
+fn sorted(found: Vec<(BackupId, Result<Found>)>, system: SystemId, report: &mut Report) -> Vec<Backup> {
     let mut complete = Vec::new();
-    for (id, found) in catalogue::look(archive, system).await? {
+    for (id, found) in found {
         match found {
             Ok(Found::Complete(backup)) => complete.push(*backup),
             Ok(Found::Incomplete(..)) => report.incomplete_backups.push(id),
             Err(error) => report.damaged.push(Damage::of(Key::Backup(system, id).to_string(), &error)),
         }
     }
-    Ok(complete)
+    complete
 }
 
 /// Each segment size with its backups: `pg_resetwal --wal-segsize` can change it.
@@ -140,7 +158,16 @@ async fn verify_backup(
     Ok(verified)
 }
 
-/// When a segment was stored; `None` if it has vanished since it was listed. Most ways end in the same segment.
+/// When a segment was stored, by the store's clock; `None` if it has vanished since it was listed.
+pub async fn stored_at(archive: &Archive, system: SystemId, name: SegmentName) -> Result<Option<Timestamp>> {
+    match archive.store().head(&Key::Wal(system, WalFile::Segment(name)).to_string()).await {
+        Ok(info) => Ok(Some(info.modified)),
+        Err(error) if error.kind() == Kind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The same, asked once for each segment: most ways end in the same one.
 async fn age(
     archive: &Archive,
     system: SystemId,
@@ -150,11 +177,7 @@ async fn age(
     if let Some(&age) = known.get(&name) {
         return Ok(age);
     }
-    let age = match archive.store().head(&Key::Wal(system, WalFile::Segment(name)).to_string()).await {
-        Ok(info) => Some(info.modified),
-        Err(error) if error.kind() == Kind::NotFound => None,
-        Err(error) => return Err(error),
-    };
+    let age = stored_at(archive, system, name).await?;
     known.insert(name, age);
     Ok(age)
 }

@@ -59,6 +59,7 @@ pub struct Cluster {
     scratch: tempfile::TempDir,
     walden: PathBuf,
     env: Vec<(String, String)>,
+    options: Vec<String>,
     server: Option<Child>,
     runtime: tokio::runtime::Runtime,
 }
@@ -74,7 +75,7 @@ impl Cluster {
         let own = [("AWS_EC2_METADATA_DISABLED".to_owned(), "true".to_owned()), ("WALDEN_CACHE_DIR".to_owned(), cache)];
         let env = env.chain(own).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        Cluster { postgres, scratch, walden, env, server: None, runtime }
+        Cluster { postgres, scratch, walden, env, options: Vec::new(), server: None, runtime }
     }
 
     /// A running primary that archives into `place`.
@@ -126,6 +127,11 @@ impl Cluster {
     pub fn env(mut self, name: &str, value: &str) -> Cluster {
         self.env.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// More words for the server's command line.
+    pub fn options(&mut self, options: &[String]) {
+        self.options = options.to_vec();
     }
 
     /// The programs that it runs.
@@ -185,6 +191,7 @@ impl Cluster {
         let mut command = self.command(&self.postgres.tool("postgres"));
         // Servers are killed here, machines are not: nothing needs fsync.
         command.args(["-D", "data", "-c", "listen_addresses=", "-c", "fsync=off", "-c", &sockets]);
+        command.args(&self.options);
         let log = fs::OpenOptions::new().create(true).append(true).open(self.scratch.path().join("log")).unwrap();
         command.stdout(log.try_clone().unwrap()).stderr(log);
         self.server = Some(command.spawn().unwrap());

@@ -27,6 +27,14 @@ impl User {
         Some(user.expect("root needs a user postgres or nobody to run servers as"))
     }
 
+    pub fn uid(self) -> u32 {
+        self.uid
+    }
+
+    pub fn gid(self) -> u32 {
+        self.gid
+    }
+
     pub fn owns(self, path: &Path) {
         chown(path, Some(self.uid), Some(self.gid)).unwrap();
     }

@@ -1,12 +1,13 @@
 //! What a verification has found, and what follows from it. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use crate::backup::manifest::Backup;
 use crate::error::{Error, Kind, Result};
 use crate::layout::BackupId;
 use crate::postgres::control::SystemId;
-use crate::wal::chain::{Coverage, Inventory, Leg, Window, legs};
+use crate::wal::chain::{Coverage, Gap, Inventory, Leg, Window, legs, union};
 use crate::wal::runs::Runs;
 use crate::wal::segment::{SegmentName, SegmentSize, WalFile};
 use crate::wal::survey::Outline;
@@ -22,6 +23,8 @@ pub struct Report {
     pub backups: Vec<VerifiedBackup>,
     /// Backups without a short manifest: being taken, or the remains of failed ones.
     pub incomplete_backups: Vec<BackupId>,
+    /// The newest timeline that has WAL.
+    pub newest_timeline: Option<Timeline>,
     /// Timelines without their history file, which a recovery would need.
     pub missing_histories: Vec<Timeline>,
     /// Everything that is damaged, in the order of the names.
@@ -54,6 +57,26 @@ pub struct Way {
     pub window: Option<Window>,
     /// Its damaged segments.
     pub damaged: Vec<SegmentName>,
+}
+
+/// Where recoveries along one timeline can stop, from whichever backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recoverable {
+    /// The timeline, with those that it passes through.
+    pub timeline: Timeline,
+    /// A recovery from one of the backups goes this way unless it is told otherwise.
+    pub latest: bool,
+    /// From where to where; several if there are gaps.
+    pub windows: Vec<Window>,
+    /// What is missing.
+    pub gaps: Vec<Gap>,
+}
+
+impl fmt::Display for Recoverable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let windows: Vec<String> = self.windows.iter().map(Window::to_string).collect();
+        write!(f, "along timeline {} {}", self.timeline.0, windows.join(" and "))
+    }
 }
 
 /// An object that is damaged.
@@ -99,6 +122,7 @@ impl Report {
             system_id,
             backups: Vec::new(),
             incomplete_backups: Vec::new(),
+            newest_timeline: None,
             missing_histories: Vec::new(),
             damaged: Vec::new(),
             deep: None,
@@ -124,6 +148,28 @@ impl Report {
         sum.sound_before += read.sound_before;
         sum.damaged += read.damaged;
         sum.vanished.extend(read.vanished);
+    }
+
+    /// Where recoveries can stop, timeline by timeline. A timeline on which no backup becomes consistent is there with its
+    /// gaps and without a window.
+    pub fn recoverable(&self) -> Vec<Recoverable> {
+        let mut found: BTreeMap<Timeline, Recoverable> = BTreeMap::new();
+        for way in self.backups.iter().flat_map(|verified| &verified.ways) {
+            let timeline = way.history.timeline;
+            let one = found.entry(timeline).or_insert(Recoverable {
+                timeline,
+                latest: false,
+                windows: Vec::new(),
+                gaps: Vec::new(),
+            });
+            one.latest |= way.latest;
+            one.windows.extend(way.window);
+            // Backups of one timeline share their gaps.
+            let known: BTreeSet<Gap> = one.gaps.iter().copied().collect();
+            one.gaps.extend(way.coverage.gaps.iter().filter(|gap| !known.contains(gap)));
+        }
+        let joined = |one: Recoverable| Recoverable { windows: union(one.windows), ..one };
+        found.into_values().map(joined).collect()
     }
 
     /// Says what nobody has looked at.
