@@ -13,10 +13,10 @@ use crate::backup::manifest::{Backup, File, Files};
 use crate::error::{Error, Kind, Result};
 use crate::wal::verify::Report;
 
-/// What a cluster has of backups, and how far they lead.
-type Listed = (Vec<Found>, Report);
+/// What a cluster has of backups, and how far they lead, if that was asked for.
+type Listed = (Vec<Found>, Option<Report>);
 
-/// A table, oldest first, and where recoveries can stop.
+/// A table, oldest first, and where recoveries can stop, if that was asked for.
 pub(super) fn list_table(listed: &[Listed]) -> String {
     let mut table = Table::new();
     let header =
@@ -47,7 +47,7 @@ pub(super) fn list_table(listed: &[Listed]) -> String {
         column.set_padding((0, 2));
     }
     let mut text = table.trim_fmt();
-    for (_, report) in listed.iter().filter(|(_, report)| !report.backups.is_empty()) {
+    for report in listed.iter().filter_map(|(_, report)| report.as_ref()).filter(|report| !report.backups.is_empty()) {
         let cluster = if listed.len() > 1 { format!(" of cluster {}", report.system_id) } else { String::new() };
         text.push_str(&format!("\n\nA recovery{cluster} can stop\n{}", looking::windows(report).trim_end()));
     }
@@ -59,7 +59,8 @@ fn state(backup: &Backup) -> String {
     if backup.marks.keep { format!("{state}, kept") } else { state }
 }
 
-/// An array of the short manifests, each with a `state` and its `windows`; of an incomplete backup little is known.
+/// An array of the short manifests, each with a `state` and, if asked for, its `windows`; of an incomplete backup little is
+/// known.
 pub(super) fn list_json(listed: &[Listed]) -> Result<String> {
     let mut values = Vec::new();
     for (found, report) in listed {
@@ -67,7 +68,9 @@ pub(super) fn list_json(listed: &[Listed]) -> Result<String> {
             values.push(match found {
                 Found::Complete(backup) => {
                     let mut value = value(backup)?;
-                    value["windows"] = looking::windows_json(report, backup.id);
+                    if let Some(report) = report {
+                        value["windows"] = looking::windows_json(report, backup.id);
+                    }
                     value
                 }
                 Found::Incomplete(system_id, id) => json!({ "id": id, "system_id": system_id, "state": "incomplete" }),

@@ -73,7 +73,7 @@ pub(super) fn summary(verb: VerbName) -> &'static str {
         VerbName::WalBackfill => "Store what a server's pg_wal has and the archive has not, after a failover",
         VerbName::BackupPush => "Make a base backup of a running server",
         VerbName::BackupFetch => "Restore a base backup, up to now, to a point in time, or as a standby",
-        VerbName::BackupList => "List the base backups, and how far they lead",
+        VerbName::BackupList => "List the base backups",
         VerbName::BackupShow => "Show one base backup",
         VerbName::BackupCat => "Write one file of a base backup to standard output",
         VerbName::BackupMark => "Change the label, the notes or the keeping of a base backup",
@@ -151,6 +151,7 @@ that was running then had locked; to open it for writing:
             "\
 Examples:
   walden --envdir /etc/walden.d backup-list
+  walden --envdir /etc/walden.d backup-list --windows
   walden --prefix s3://bucket/path backup-list --json"
         }
         VerbName::BackupShow => {

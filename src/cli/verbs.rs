@@ -73,11 +73,17 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
         }
         Verb::BackupList => on_all_threads(async {
             let archive = archive(&settings).await?;
+            let windows = settings.get(&options::WINDOWS)?;
             let (observer, mut listed) = (observer(), Vec::new());
             for system in clusters(&settings, &archive).await? {
                 let found = catalogue::list(&archive, system).await?;
-                let looked = found.iter().map(|found| (found.id(), Ok(found.clone()))).collect();
-                let report = verify::verify_found(&archive, system, looked, None, &observer).await?;
+                let report = match windows {
+                    true => {
+                        let looked = found.iter().map(|found| (found.id(), Ok(found.clone()))).collect();
+                        Some(verify::verify_found(&archive, system, looked, None, &observer).await?)
+                    }
+                    false => None,
+                };
                 listed.push((found, report));
             }
             let json = settings.get(&options::JSON)?;

@@ -66,6 +66,7 @@ pub static TABLE: &[&Row] = &[
     &ENVDIR.row,
     &JSON.row,
     &FILES.row,
+    &WINDOWS.row,
     &AHEAD.row,
     &DEEP.row,
     &LABEL.row,
@@ -425,6 +426,15 @@ pub static FILES: Setting<bool> = Setting::new(Row {
     verbs: &[BackupShow],
     default: Some("false"),
     doc: "Print the backup's files instead, with their sizes",
+    ..Row::ARGUMENT
+});
+
+/// Show how far backups lead.
+pub static WINDOWS: Setting<bool> = Setting::new(Row {
+    name: "windows",
+    verbs: &[BackupList],
+    default: Some("false"),
+    doc: "Show where recoveries can stop, too; for that all WAL since the oldest backup is listed",
     ..Row::ARGUMENT
 });
 

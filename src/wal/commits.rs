@@ -267,7 +267,7 @@ mod tests {
         let mut first = true;
         while stream.peek().is_some() {
             let to_come = if first { rest } else { stream.peek().unwrap().1 };
-            let info = u16::from(to_come > 0) * CONTINUES | if first { 2 } else { 0 };
+            let info = (u16::from(to_come > 0) * CONTINUES) | if first { 2 } else { 0 };
             let mut page = vec![0x10, 0xD1];
             page.extend(info.to_le_bytes());
             page.extend([0; 12]);

@@ -207,11 +207,11 @@ pub async fn last_segment(
     let query = ListQuery { prefix: layout::timeline_prefix(system, timeline), after, ..ListQuery::default() };
     let mut last = None;
     list_all(&**archive.store(), query, |page| {
-        let segments = page.objects.iter().filter_map(|object| match Key::parse(&object.key) {
+        let mut segments = page.objects.iter().filter_map(|object| match Key::parse(&object.key) {
             Some(Key::Wal(_, WalFile::Segment(name))) => Some((name, object.modified)),
             _ => None,
         });
-        last = segments.last().or(last);
+        last = segments.next_back().or(last);
     })
     .await?;
     Ok(last)
