@@ -27,7 +27,7 @@ use crate::pipeline::{self, Pace};
 use crate::postgres::client::{BackupStop, Client};
 use crate::postgres::control::{CONTROL_FILE, ControlFile};
 use crate::postgres::datadir::{self, Walk};
-use crate::postgres::entry::{Directory, Tablespace};
+use crate::postgres::entry::{Database, Directory, Tablespace};
 use crate::postgres::lsn::Lsn;
 
 /// One backup's copying.
@@ -48,6 +48,7 @@ pub(super) struct Copying<'a> {
 pub(super) struct Copied {
     pub(super) listed: Listed,
     pub(super) tablespaces: Vec<Tablespace>,
+    pub(super) databases: Vec<Database>,
     pub(super) pages: Option<PageCheck>,
 }
 
@@ -93,6 +94,7 @@ impl Copying<'_> {
             Ok(pages) => pages,
             Err(error) => return Err(storing.first_cause(error).await),
         };
+        let databases = self.client.databases().await?;
         // Read last of all files, as PostgreSQL's documentation asks of backups taken from a standby ("Backing Up The Data
         // Directory"), and before the end of the backup mode.
         let mut last = vec![control_file(data_directory)?];
@@ -103,7 +105,7 @@ impl Copying<'_> {
             return Err(storing.first_cause(error).await);
         }
         storing.finish().await?;
-        Ok((Copied { listed: finish_list(listing)?, tablespaces, pages }, stop))
+        Ok((Copied { listed: finish_list(listing)?, tablespaces, databases, pages }, stop))
     }
 
     /// Packs on other threads, as long as the session lives: without it the backup is void.

@@ -73,7 +73,7 @@ pub async fn push(
     let id = BackupId::new(started, SegmentName::containing(timeline, start, server.segment_size));
     let standby = server.in_recovery;
     let copying = Copying { archive, client, options, observer, id, control, shape, start, standby };
-    let (Copied { listed, tablespaces, pages }, stop) =
+    let (Copied { listed, tablespaces, databases, pages }, stop) =
         copying.copy(&data_directory).await.during(|| format!("could not take backup {id}"))?;
     let finished = Timestamp::now();
 
@@ -99,6 +99,7 @@ pub async fn push(
         stored_size: counts.stored_size,
         tablespaces,
         files_blake3: list.plain_blake3(),
+        databases,
         pages,
         from_standby: standby,
         marks: options.marks.clone(),

@@ -213,6 +213,7 @@ fn target_rules(command: Command) -> Command {
         .mut_arg(restoring::TARGET_EXCLUSIVE.row.name, |arg| arg.requires("ordered target"))
         .mut_arg(restoring::TARGET_ACTION.row.name, |arg| arg.requires("target"))
         .mut_arg(restoring::STANDBY.row.name, |arg| arg.conflicts_with("target"))
+        .mut_arg(restoring::ONLY_DATABASE.row.name, |arg| arg.conflicts_with(restoring::STANDBY.row.name))
         .mut_arg(restoring::PRIMARY_CONNINFO.row.name, |arg| arg.requires(restoring::STANDBY.row.name))
         .mut_arg(restoring::SLOT.row.name, |arg| arg.requires(restoring::PRIMARY_CONNINFO.row.name))
 }

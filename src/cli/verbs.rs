@@ -77,7 +77,7 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             let (observer, mut listed) = (observer(), Vec::new());
             for system in clusters(&settings, &archive).await? {
                 let found = catalogue::list(&archive, system).await?;
-                let report = match windows {
+                let report = match windows || verify::is_short(&archive, system).await? {
                     true => {
                         let looked = found.iter().map(|found| (found.id(), Ok(found.clone()))).collect();
                         Some(verify::verify_found(&archive, system, looked, None, &observer).await?)

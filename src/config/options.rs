@@ -84,6 +84,8 @@ pub static TABLE: &[&Row] = &[
     &restoring::STANDBY.row,
     &restoring::PRIMARY_CONNINFO.row,
     &restoring::SLOT.row,
+    &restoring::DELTA.row,
+    &restoring::ONLY_DATABASE.row,
     &restoring::TABLESPACE_MAPPING.row,
     &restoring::TABLESPACE_ROOT.row,
     &restoring::WALDIR.row,
@@ -434,7 +436,8 @@ pub static WINDOWS: Setting<bool> = Setting::new(Row {
     name: "windows",
     verbs: &[BackupList],
     default: Some("false"),
-    doc: "Show where recoveries can stop, too; for that all WAL since the oldest backup is listed",
+    doc: "Show where recoveries can stop also where the archive has more than a thousand WAL files, which are all listed \
+          for that",
     ..Row::ARGUMENT
 });
 

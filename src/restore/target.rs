@@ -12,11 +12,11 @@ use super::owner::Owner;
 use super::plan::Plan;
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
-use crate::postgres::control::CONTROL_FILE;
+use crate::postgres::control::{CONTROL_FILE, SystemId};
 use crate::postgres::datadir;
 
 /// While it lies in a data directory without `global/pg_control`, all that is there is what an interrupted restore left.
-const MARKER: &str = ".walden-restore";
+pub(super) const MARKER: &str = ".walden-restore";
 
 /// What the marker says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -31,6 +31,8 @@ struct Marker {
 pub(super) struct Examined {
     /// What an interrupted restore left.
     leftover: Option<Marker>,
+    /// Is what is there of use?
+    delta: bool,
 }
 
 /// A target that is empty and marked.
@@ -42,12 +44,13 @@ pub(super) struct Prepared {
     made: Vec<PathBuf>,
 }
 
-/// Looks whether the places of a cluster are apart from each other, and empty but for what an interrupted restore left.
+/// Looks whether the places of a cluster are apart from each other, and empty but for what an interrupted restore left. For a
+/// restore over what is there (`over`: whose data directory that may be) they may be those of the same cluster.
 /// Changes nothing.
 ///
 /// # Errors
 /// [`Kind::Refused`] if a server runs there or anything is in the way.
-pub(super) fn examine(destination: &Destination, owner: Option<Owner>) -> Result<Examined> {
+pub(super) fn examine(destination: &Destination, owner: Option<Owner>, over: Option<SystemId>) -> Result<Examined> {
     if owner.is_none() {
         refuse_root()?;
     }
@@ -62,11 +65,18 @@ pub(super) fn examine(destination: &Destination, owner: Option<Owner>) -> Result
         Ok(content) if !root.join(CONTROL_FILE).exists() => serde_json::from_slice::<Marker>(&content).ok(),
         _ => None,
     };
-    if leftover.is_none() {
-        refuse_content(root)
-            .map_err(|error| error.hint("Restore to a directory that is empty or does not exist yet."))?;
+    if leftover.is_none() && !over.is_some_and(|system| is_data_directory_of(root, system)) {
+        refuse_content(root).map_err(|error| {
+            error.hint(match over {
+                None => "Restore to a directory that is empty or does not exist yet, or over it with --delta.",
+                Some(_) => "--delta restores over a data directory of the same cluster only.",
+            })
+        })?;
     }
-    let left = |place: &Path| leftover.as_ref().is_some_and(|left| left.outside.iter().any(|other| other == place));
+    let left = |place: &Path| {
+        leftover.as_ref().is_some_and(|left| left.outside.iter().any(|other| other == place))
+            || (over.is_some() && is_linked_from(root, place))
+    };
     for place in destination.tablespaces().values().filter(|place| !left(place)) {
         refuse_content(place).map_err(|error| {
             error.hint(
@@ -78,7 +88,22 @@ pub(super) fn examine(destination: &Destination, owner: Option<Owner>) -> Result
         refuse_content(wal)
             .map_err(|error| error.hint("Give --waldir a directory that is empty or does not exist yet."))?;
     }
-    Ok(Examined { leftover })
+    Ok(Examined { leftover, delta: over.is_some() })
+}
+
+/// Does a cluster of this system identifier lie there?
+fn is_data_directory_of(root: &Path, system: SystemId) -> bool {
+    datadir::read_control(root).is_ok_and(|(control, _)| control.system_id == system)
+}
+
+/// Is this place a tablespace of the cluster that lies in `root`, or its WAL? Otherwise it may be another one's, whose files
+/// would be removed.
+fn is_linked_from(root: &Path, place: &Path) -> bool {
+    let Ok(place) = fs::canonicalize(place) else { return false };
+    let links = fs::read_dir(root.join("pg_tblspc")).map(|links| links.flatten().map(|link| link.path()).collect());
+    let links: Vec<PathBuf> = links.unwrap_or_default();
+    let wal = root.join(WAL_DIRECTORY);
+    links.iter().chain([&wal]).any(|link| link.is_symlink() && fs::canonicalize(link).is_ok_and(|to| to == place))
 }
 
 /// Where a path leads to, with the links in it followed as far as it exists.
@@ -122,7 +147,7 @@ impl Examined {
     pub(super) fn prepare(self, destination: &Destination, owner: Option<Owner>) -> Result<Prepared> {
         let root = destination.root();
         let marker = root.join(MARKER);
-        if let Some(leftover) = self.leftover {
+        if let Some(leftover) = self.leftover.filter(|_| !self.delta) {
             for directory in leftover.outside.iter().filter(|&place| destination.outside().any(|other| other == place))
             {
                 clear(directory, None)?;
@@ -146,6 +171,10 @@ impl Examined {
         let content = serde_json::to_vec(&content)
             .map_err(|error| Error::new(Kind::Bug, "could not describe a restore").detail(error.to_string()))?;
         durable::write(&marker, &content)?;
+        if self.delta {
+            // From here on no server starts on what is there.
+            durable::remove(&root.join(CONTROL_FILE))?;
+        }
         Ok(Prepared { marker, owner, made })
     }
 }
