@@ -24,6 +24,9 @@ struct Marker {
     /// Directories outside the data directory, of tablespaces or of the WAL, which were empty when the restore began.
     #[serde(alias = "tablespaces")]
     outside: Vec<PathBuf>,
+    /// Was it a restore over what was there? Then they were not empty, and may hold what is none of ours.
+    #[serde(default)]
+    over: bool,
 }
 
 /// A target in which nothing is in the way.
@@ -65,6 +68,11 @@ pub(super) fn examine(destination: &Destination, owner: Option<Owner>, over: Opt
         Ok(content) if !root.join(CONTROL_FILE).exists() => serde_json::from_slice::<Marker>(&content).ok(),
         _ => None,
     };
+    if leftover.as_ref().is_some_and(|left| left.over) && over.is_none() {
+        return Err(Error::new(Kind::Refused, format!("\"{}\" holds an unfinished restore", root.display()))
+            .detail("it was made over an old data directory, with --delta")
+            .hint("Run the same command again, with --delta."));
+    }
     if leftover.is_none() && !over.is_some_and(|system| is_data_directory_of(root, system)) {
         refuse_content(root).map_err(|error| {
             error.hint(match over {
@@ -167,7 +175,8 @@ impl Examined {
                 set_mode(place, 0o700)?;
             }
         }
-        let content = Marker { outside: destination.outside().map(Path::to_owned).collect() };
+        let outside = destination.outside().map(Path::to_owned).collect();
+        let content = Marker { outside, over: self.delta };
         let content = serde_json::to_vec(&content)
             .map_err(|error| Error::new(Kind::Bug, "could not describe a restore").detail(error.to_string()))?;
         durable::write(&marker, &content)?;
