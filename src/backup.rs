@@ -13,6 +13,7 @@ mod plan;
 mod preflight;
 pub mod push;
 mod read;
+pub mod remote;
 mod session;
 mod volume;
 mod wait;

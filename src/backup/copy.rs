@@ -25,7 +25,7 @@ use crate::layout::{BackupId, Key};
 use crate::observe::{Event, Observer};
 use crate::pipeline::{self, Pace};
 use crate::postgres::client::{BackupStop, Client};
-use crate::postgres::control::{CONTROL_FILE, ControlFile};
+use crate::postgres::control::{CONTROL_FILE, ControlFile, SystemId};
 use crate::postgres::datadir::{self, Walk};
 use crate::postgres::entry::{Database, Directory, Tablespace};
 use crate::postgres::lsn::Lsn;
@@ -69,11 +69,8 @@ impl Copying<'_> {
 
         let Options { level, max_rate, .. } = *self.options;
         let listing = Arc::new(Listing::begin(self.id)?);
-        let (parts, receiver) = mpsc::channel(1);
-        let storing = Storing {
-            open: parts.clone(),
-            task: tokio::spawn(self.store_parts(receiver, self.shape.uploads, listing.clone())),
-        };
+        let (parts, storing) =
+            Storing::begin(self.archive, self.control.system_id, self.id, self.shape.uploads, &listing);
         let packer = Packer {
             root,
             level,
@@ -119,24 +116,6 @@ impl Copying<'_> {
             }
         }
     }
-
-    /// Stores parts as they come, so many at once, and lists those that are stored.
-    fn store_parts(
-        &self,
-        parts: mpsc::Receiver<FinishedPart>,
-        at_once: usize,
-        listing: Arc<Listing>,
-    ) -> impl Future<Output = Result<()>> + Send + 'static {
-        let (archive, system, id) = (self.archive.clone(), self.control.system_id, self.id);
-        let stored = pipeline::run(parts, at_once, move |FinishedPart { part, content }| {
-            let (archive, key, listing) = (archive.clone(), Key::Part(system, id, part.name()), listing.clone());
-            async move {
-                archive.put_plain(&key, Bytes::from(content)).await?;
-                listing.add(&Line::Part(part))
-            }
-        });
-        async { stored.await.map(drop) }
-    }
 }
 
 /// `global/pg_control` and its content.
@@ -163,7 +142,7 @@ fn made_by_the_server(data_directory: &Path, stop: &BackupStop) -> Result<Vec<(F
 }
 
 /// Adds the last files to the first volume and ends all of them.
-fn finish(mut volumes: Vec<VolumeWriter>, last: Vec<(File, Vec<u8>)>, listing: &Listing) -> Result<()> {
+pub(super) fn finish(mut volumes: Vec<VolumeWriter>, last: Vec<(File, Vec<u8>)>, listing: &Listing) -> Result<()> {
     let Some(first) = volumes.first_mut() else {
         return Err(Error::new(Kind::Refused, "the data directory has no files"));
     };
@@ -173,26 +152,47 @@ fn finish(mut volumes: Vec<VolumeWriter>, last: Vec<(File, Vec<u8>)>, listing: &
     volumes.into_iter().try_for_each(VolumeWriter::finish)
 }
 
-fn finish_list(listing: Arc<Listing>) -> Result<Listed> {
+pub(super) fn finish_list(listing: Arc<Listing>) -> Result<Listed> {
     Arc::into_inner(listing).ok_or_else(|| Error::new(Kind::Bug, "the list of files is still being written"))?.finish()
 }
 
 /// The task that stores parts.
-struct Storing {
+pub(super) struct Storing {
     /// Keeps the channel open, and tells whether the task has closed it.
     open: mpsc::Sender<FinishedPart>,
     task: tokio::task::JoinHandle<Result<()>>,
 }
 
 impl Storing {
+    /// Stores parts as they come, `at_once` of them at the same time, and lists those that are stored.
+    pub(super) fn begin(
+        archive: &Archive,
+        system: SystemId,
+        id: BackupId,
+        at_once: usize,
+        listing: &Arc<Listing>,
+    ) -> (mpsc::Sender<FinishedPart>, Storing) {
+        let (open, parts) = mpsc::channel(1);
+        let (archive, listing) = (archive.clone(), listing.clone());
+        let stored = pipeline::run(parts, at_once, move |FinishedPart { part, content }| {
+            let (archive, key, listing) = (archive.clone(), Key::Part(system, id, part.name()), listing.clone());
+            async move {
+                archive.put_plain(&key, Bytes::from(content)).await?;
+                listing.add(&Line::Part(part))
+            }
+        });
+        let task = tokio::spawn(async { stored.await.map(drop) });
+        (open.clone(), Storing { open, task })
+    }
+
     /// Waits for the last part.
-    async fn finish(self) -> Result<()> {
+    pub(super) async fn finish(self) -> Result<()> {
         drop(self.open);
         joined(self.task.await)
     }
 
     /// If storing has failed, the packers only met the consequence: the closed channel.
-    async fn first_cause(self, consequence: Error) -> Error {
+    pub(super) async fn first_cause(self, consequence: Error) -> Error {
         if self.open.is_closed() {
             return self.finish().await.err().unwrap_or(consequence);
         }

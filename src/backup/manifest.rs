@@ -68,9 +68,30 @@ pub struct Backup {
     /// `global/pg_control`.
     #[serde(default, skip_serializing_if = "is_false")]
     pub from_standby: bool,
+    /// How it was taken.
+    #[serde(default, skip_serializing_if = "Method::is_local")]
+    pub method: Method,
     /// What its users have written on it.
     #[serde(flatten)]
     pub marks: Marks,
+}
+
+/// How a backup was taken; what it holds is the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// Its files were read.
+    #[default]
+    Local,
+    /// The server sent it (`BASE_BACKUP`).
+    Remote,
+}
+
+impl Method {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+    fn is_local(&self) -> bool {
+        *self == Method::Local
+    }
 }
 
 /// What users write on a backup, then or later. Nothing of it changes what the backup is.
@@ -733,6 +754,7 @@ pub(crate) mod tests {
             databases: Vec::new(),
             pages: None,
             from_standby: false,
+            method: Method::Local,
             marks: Marks::default(),
         }
     }

@@ -68,6 +68,8 @@ pub enum Verb {
     BackupPush {
         /// The data directory; `None`: the server says where it is.
         pgdata: Option<PathBuf>,
+        /// Has the server send it.
+        remote: bool,
         /// What to write on it.
         marks: Marks,
     },
@@ -188,6 +190,7 @@ fn verb_command(verb: VerbName) -> Command {
         .args(own.map(argument));
     match verb {
         VerbName::BackupFetch => target_rules(command),
+        VerbName::BackupPush => command.mut_arg(options::REMOTE.row.name, |arg| arg.conflicts_with(help::PGDATA)),
         VerbName::BackupMark => command
             .mut_arg(options::NO_KEEP.row.name, |arg| arg.conflicts_with(options::KEEP.row.name))
             .group(ArgGroup::new("change").multiple(true).required(true).args(MARKS.map(|row| row.name))),
@@ -294,7 +297,8 @@ fn verb(name: VerbName, matches: &ArgMatches, settings: &Settings) -> Result<Ver
         VerbName::BackupPush => {
             let mut marks = Marks::default();
             marks.change(mark_change(settings)?);
-            Verb::BackupPush { pgdata: optional(matches, help::PGDATA, PathBuf::read)?, marks }
+            let remote = settings.get(&options::REMOTE)?;
+            Verb::BackupPush { pgdata: optional(matches, help::PGDATA, PathBuf::read)?, remote, marks }
         }
         VerbName::BackupFetch => Verb::BackupFetch(BackupFetch {
             directory: required(matches, help::DIR, PathBuf::read)?,
@@ -427,11 +431,12 @@ mod tests {
                 Verb::WalFetch { name: segment.parse().unwrap(), path, ahead: false },
             ),
             ("wal-backfill /pg".to_owned(), Verb::WalBackfill { pgdata: "/pg".into() }),
-            ("backup-push".to_owned(), Verb::BackupPush { pgdata: None, marks: Marks::default() }),
+            ("backup-push".to_owned(), Verb::BackupPush { pgdata: None, remote: false, marks: Marks::default() }),
             (
                 "backup-push /pg --label x --note a=b --note a=c --keep".to_owned(),
                 Verb::BackupPush {
                     pgdata: Some("/pg".into()),
+                    remote: false,
                     marks: Marks {
                         label: Some("x".into()),
                         notes: [("a".to_owned(), "c".to_owned())].into(),

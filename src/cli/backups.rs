@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::looking;
 use crate::backup::catalogue::Found;
-use crate::backup::manifest::{Backup, File, Files};
+use crate::backup::manifest::{Backup, File, Files, Method};
 use crate::error::{Error, Kind, Result};
 use crate::wal::verify::Report;
 
@@ -101,6 +101,7 @@ fn value(backup: &Backup) -> Result<Value> {
         value[name] = mark;
     }
     value["from_standby"] = backup.from_standby.into();
+    value["method"] = json!(backup.method);
     Ok(value)
 }
 
@@ -131,6 +132,9 @@ pub(super) fn show(backup: &Backup) -> String {
     ];
     if backup.from_standby {
         lines.push(("from", "a standby".to_owned()));
+    }
+    if backup.method == Method::Remote {
+        lines.push(("method", "remote: the server sent it".to_owned()));
     }
     if backup.marks.keep {
         lines.push(("kept", "for good".to_owned()));

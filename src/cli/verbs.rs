@@ -14,6 +14,7 @@ use super::{backups, config, doctor, looking, message, resident, restoring, stan
 use crate::archive::Archive;
 use crate::backup::manifest::Backup;
 use crate::backup::push as backup_push;
+use crate::backup::remote as remote_push;
 use crate::backup::{cat, catalogue, mark};
 use crate::config::Settings;
 use crate::config::options;
@@ -22,7 +23,7 @@ use crate::config::target::Selection;
 use crate::doctor as diagnosis;
 use crate::error::{Context, Error, Kind, Result};
 use crate::observe::{self, Observer};
-use crate::postgres::client::Client;
+use crate::postgres::client::{Client, Replication};
 use crate::postgres::control::SystemId;
 use crate::status;
 use crate::storage::{self, memory::Memory};
@@ -42,11 +43,10 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             message::print(&if json { wal::backfilled_json(&done) } else { wal::backfilled(&done) });
             Ok(())
         }),
-        Verb::BackupPush { pgdata, marks } => step_back(&settings).and_then(|()| {
+        Verb::BackupPush { pgdata, remote, marks } => step_back(&settings).and_then(|()| {
             on_all_threads(async {
                 let archive = archive(&settings).await?;
                 let variables = environment.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-                let client = Client::connect(&variables).await?;
                 let options = backup_push::Options {
                     data_directory: pgdata,
                     workers: workers(&settings)?,
@@ -58,7 +58,13 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
                     on_corruption: settings.get(&options::ON_CORRUPTION)?,
                     marks,
                 };
-                let backup = backup_push::push(&archive, &client, &options, &observer()).await?;
+                let backup = if remote {
+                    let replication = Replication::connect(&variables).await?;
+                    remote_push::push(&archive, replication, &options, &observer()).await?
+                } else {
+                    let client = Client::connect(&variables).await?;
+                    backup_push::push(&archive, &client, &options, &observer()).await?
+                };
                 if settings.get(&options::JSON)? {
                     message::print(&backups::json(&backup)?);
                 } else if std::io::stdout().is_terminal() {

@@ -36,6 +36,7 @@ pub static TABLE: &[&Row] = &[
     &BACKUP_COMPRESSION.row,
     &WAL_TIMEOUT.row,
     &ON_CORRUPTION.row,
+    &REMOTE.row,
     &RETRY_TIMEOUT.row,
     &PUSH_TIMEOUT.row,
     &PUSH_AHEAD.row,
@@ -229,6 +230,16 @@ pub static ON_CORRUPTION: Setting<OnCorruption> = Setting::new(Row {
     doc: "What becomes of a base backup of a cluster with damaged pages: warn completes it, marked as damaged, and fail \
           leaves none. Either way the exit code is that of damage",
     ..Row::SETTING
+});
+
+/// Take the backup over a replication connection.
+pub static REMOTE: Setting<bool> = Setting::new(Row {
+    name: "remote",
+    verbs: &[BackupPush],
+    default: Some("false"),
+    doc: "Have the server send the backup over a replication connection, instead of reading its files: for hosts that \
+          do not have them",
+    ..Row::ARGUMENT
 });
 
 /// How long a request to the store is retried.
