@@ -71,13 +71,14 @@ impl Intake<'_> {
     }
 
     async fn begin<'b>(&self, tablespace: Option<&Tablespace>, all: &'b [Option<Tablespace>]) -> Result<Archive<'b>> {
-        let mut prefix = String::new();
-        if let Some(Tablespace { oid, .. }) = tablespace {
-            let path = format!("pg_tblspc/{oid}");
-            prefix = format!("{path}/");
-            // The server sends what is in it, and in the data directory a link, if anything.
-            self.send(Unit::Directory(Directory { path, mode: self.directory_mode })).await?;
+        let place = tablespace.map(|tablespace| format!("pg_tblspc/{}", tablespace.oid));
+        if let (Some(path), Some(tablespace)) = (&place, tablespace)
+            && tablespace.location.is_relative()
+        {
+            // It lies in the data directory (`allow_in_place_tablespaces`), and only what is in it is sent.
+            self.send(Unit::Directory(Directory { path: path.clone(), mode: self.directory_mode })).await?;
         }
+        let prefix = place.map_or(String::new(), |path| format!("{path}/"));
         Ok(Archive { prefix, tablespaces: all, untar: Untar::default(), coming: None })
     }
 

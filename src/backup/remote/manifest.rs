@@ -46,6 +46,7 @@ pub(super) struct ServerManifest {
 struct Entry {
     path: String,
     size: u64,
+    #[serde(rename = "Checksum-Algorithm")]
     checksum_algorithm: String,
     checksum: String,
 }
@@ -156,10 +157,10 @@ mod tests {
 
     #[test]
     fn only_the_very_same_files_are_taken() {
-        let files = [("PG_VERSION", 3, 7), ("base/5/1259", 8192, 0xDEAD_BEEF), ("pg_tblspc/16385/PG_15_1/5/1", 0, 0)];
+        let files = some_files();
         compared(&manifest(&files), &files).unwrap();
         let cause = |files: &[(&str, u64, u32)]| {
-            compared(&manifest(&self::tests_files()), files).unwrap_err().cause().unwrap().to_owned()
+            compared(&manifest(&self::some_files()), files).unwrap_err().cause().unwrap().to_owned()
         };
         assert!(cause(&files[..2]).contains("\"pg_tblspc/16385/PG_15_1/5/1\" did not come"));
         assert!(cause(&[&files[..], &[("more", 1, 1)]].concat()).contains("\"more\" came and is not"));
@@ -168,13 +169,13 @@ mod tests {
         assert!(cause(&[&files[..], &files[..1]].concat()).contains("came twice"));
     }
 
-    fn tests_files() -> [(&'static str, u64, u32); 3] {
+    fn some_files() -> [(&'static str, u64, u32); 3] {
         [("PG_VERSION", 3, 7), ("base/5/1259", 8192, 0xDEAD_BEEF), ("pg_tblspc/16385/PG_15_1/5/1", 0, 0)]
     }
 
     #[test]
     fn a_manifest_that_is_cut_or_changed_is_refused() {
-        let files = tests_files();
+        let files = some_files();
         let whole = manifest(&files);
         for length in [0, 10, whole.len() / 2, whole.len() - 70] {
             assert_eq!(compared(&whole[..length], &files).unwrap_err().kind(), Kind::Corrupt, "{length}");
