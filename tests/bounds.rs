@@ -26,7 +26,8 @@ fn scaled(variable: &str, usual: u64) -> u64 {
     std::env::var(variable).map_or(usual, |text| text.parse().unwrap())
 }
 
-/// Where the files of the database `postgres` lie.
+/// Where the files of the database `postgres` lie. Those that are put there besides have no names of relations if they have
+/// pages: these would be verified.
 fn database(cluster: &Cluster) -> PathBuf {
     let oid = cluster.value("SELECT oid FROM pg_database WHERE datname = 'postgres'");
     cluster.data().join(format!("base/{oid}"))
@@ -81,7 +82,7 @@ fn a_huge_file_is_backed_up_and_restored_within_the_memory_limit() {
     let size = scaled("WALDEN_TEST_GIB", 24) << 30;
     let place = Place::directory();
     let cluster = primary(&place);
-    let path = database(&cluster).join("5000000");
+    let path = database(&cluster).join("stray");
     make(&path, |file| file.set_len(size).unwrap());
     let (ran, peak) = backup(&cluster, &[]);
     println!("{} GiB: {} MiB", size >> 30, peak >> 20);
@@ -104,7 +105,7 @@ fn what_does_not_compress_stays_within_the_memory_limit_too() {
     let mut random = support::random::Random::announced();
     for number in 0..6 {
         let bytes: Vec<u8> = (0..(24 << 20) / 8).flat_map(|_| random.next().to_le_bytes()).collect();
-        make(&database(&cluster).join((5_000_000 + number).to_string()), |mut file| {
+        make(&database(&cluster).join(format!("stray.{number}")), |mut file| {
             std::io::Write::write_all(&mut file, &bytes).unwrap();
         });
     }
@@ -145,7 +146,7 @@ fn cached(path: &Path) -> Option<usize> {
 fn a_backup_leaves_the_page_cache_as_it_found_it() {
     let place = Place::directory();
     let cluster = primary(&place);
-    let [cold, warm] = ["5000000", "5000001"].map(|name| database(&cluster).join(name));
+    let [cold, warm] = ["cold", "warm"].map(|name| database(&cluster).join(name));
     for path in [&cold, &warm] {
         let bytes: Vec<u8> = (0..16u32 << 18).flat_map(u32::to_le_bytes).collect();
         make(path, |mut file| {
@@ -178,7 +179,7 @@ fn a_backup_leaves_the_page_cache_as_it_found_it() {
 fn a_backup_reads_no_faster_than_it_may() {
     let place = Place::directory();
     let cluster = primary(&place);
-    make(&database(&cluster).join("5000000"), |file| file.set_len(24 << 20).unwrap());
+    make(&database(&cluster).join("stray"), |file| file.set_len(24 << 20).unwrap());
     let began = Instant::now();
     let (ran, _) = backup(&cluster, &["--max-rate", "8MiB"]);
     let bytes = ran.json()["plain_size"].as_u64().unwrap();
@@ -191,7 +192,7 @@ fn a_backup_reads_no_faster_than_it_may() {
 fn a_nice_backup_is_nice_in_all_its_threads() {
     let place = Place::directory();
     let cluster = primary(&place);
-    make(&database(&cluster).join("5000000"), |file| file.set_len(24 << 20).unwrap());
+    make(&database(&cluster).join("stray"), |file| file.set_len(24 << 20).unwrap());
     let mut child = cluster.walden(&["backup-push", "--nice", "7", "--max-rate", "8MiB"]).spawn();
     let tasks = PathBuf::from(format!("/proc/{}/task", child.id()));
     let nice = || -> Vec<String> {
