@@ -32,7 +32,7 @@ use crate::layout::BackupId;
 use crate::observe::{Event, Observer};
 use crate::postgres::client::{BaseBackup, Client, Ended, Replication, Sender, Transfer};
 use crate::postgres::control::ControlFile;
-use crate::postgres::entry::Tablespace;
+use crate::postgres::entry::{Database, Tablespace};
 use crate::postgres::label::BackupLabel;
 use crate::wal::segment::SegmentName;
 
@@ -69,6 +69,7 @@ pub async fn push(
         data_checksums: sender.data_checksums,
         directory_mode: sender.directory_mode,
         tablespaces,
+        databases: databases(session.as_ref(), observer).await,
         pages,
         from_standby,
         method: Method::Remote,
@@ -87,6 +88,19 @@ fn finished(now: Timestamp, ahead: SignedDuration) -> Timestamp {
 /// (`allow_in_place_tablespaces`).
 fn outside(archives: &[Option<Tablespace>]) -> Vec<Tablespace> {
     archives.iter().flatten().filter(|tablespace| tablespace.location.is_absolute()).cloned().collect()
+}
+
+/// The databases, where there is a session to ask: without them no single one can be restored by its name.
+async fn databases(session: Option<&Client>, observer: &Arc<dyn Observer>) -> Vec<Database> {
+    let Some(session) = session else { return Vec::new() };
+    match session.databases().await {
+        Ok(databases) => databases,
+        Err(error) => {
+            let text = format!("no single database can be restored from this backup by its name: {error}");
+            observer.notice(Event::Warning(text));
+            Vec::new()
+        }
+    }
 }
 
 /// One backup's receiving.

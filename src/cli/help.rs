@@ -121,7 +121,7 @@ To keep, with its reason:
   walden --envdir /etc/walden.d backup-push --keep --label before-the-upgrade --note ticket=OPS-1234
 
 From another host, over the network:
-  PGHOST=db1 PGUSER=walden PGSSLMODE=verify-full walden --envdir /etc/walden.d backup-push --remote"
+  PGHOST=db1 walden --envdir /etc/walden.d backup-push --remote"
         }
         VerbName::BackupFetch => {
             "\

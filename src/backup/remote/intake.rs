@@ -57,10 +57,10 @@ impl Intake<'_> {
         while let Some(piece) = transfer.next().await? {
             match piece {
                 Piece::Archive(number) => {
-                    self.end(archive.take()).await?;
+                    end(archive.take())?;
                     archive = Some(self.begin(archives[number].as_ref(), &archives).await?);
                 }
-                Piece::Manifest => self.end(archive.take()).await?,
+                Piece::Manifest => end(archive.take())?,
                 Piece::Data(bytes) => match &mut archive {
                     Some(archive) => self.feed(archive, bytes, &mut taken).await?,
                     None => taken.manifest.push(&bytes)?,
@@ -80,10 +80,6 @@ impl Intake<'_> {
         }
         let prefix = place.map_or(String::new(), |path| format!("{path}/"));
         Ok(Archive { prefix, tablespaces: all, untar: Untar::default(), coming: None })
-    }
-
-    async fn end(&self, archive: Option<Archive<'_>>) -> Result<()> {
-        archive.map_or(Ok(()), |archive| archive.untar.end())
     }
 
     async fn feed(&self, archive: &mut Archive<'_>, bytes: Bytes, taken: &mut Taken) -> Result<()> {
@@ -173,6 +169,10 @@ impl Intake<'_> {
         let closed = |_| Error::new(Kind::Unreachable, "what the server sends can no longer be packed");
         self.units.send(unit).await.map_err(closed)
     }
+}
+
+fn end(archive: Option<Archive<'_>>) -> Result<()> {
+    archive.map_or(Ok(()), |archive| archive.untar.end())
 }
 
 /// An archive that is coming.
