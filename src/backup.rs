@@ -4,6 +4,8 @@ pub mod cat;
 pub mod catalogue;
 mod copy;
 pub mod damage;
+pub mod delete;
+pub mod garbage;
 mod listing;
 pub mod manifest;
 pub mod mark;

@@ -72,6 +72,7 @@ const UNITS: &[(&str, Layer)] = &[
     ("backup::manifest", Vocabulary),
     ("backup::damage", Vocabulary),
     ("backup::plan", Vocabulary),
+    ("backup::garbage", Vocabulary),
     ("backup::retention", Vocabulary),
     ("restore::plan", Vocabulary),
     ("restore::destination", Vocabulary),

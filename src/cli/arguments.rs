@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
@@ -94,6 +95,8 @@ pub enum Verb {
         /// What to change.
         change: MarkChange,
     },
+    /// Delete something.
+    Delete(Deletion),
     /// Help `wal-push` until the process ends.
     Daemon {
         /// The data directory.
@@ -109,6 +112,16 @@ pub enum Verb {
     Doctor,
     /// Show the settings.
     Config,
+}
+
+/// What `delete` is to delete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletion {
+    /// What failed backups have left.
+    Garbage {
+        /// How long nothing was stored of it.
+        older_than: Duration,
+    },
 }
 
 /// What `backup-fetch` is to do.
@@ -312,6 +325,7 @@ fn verb(name: VerbName, matches: &ArgMatches, settings: &Settings) -> Result<Ver
         VerbName::BackupMark => {
             Verb::BackupMark { backup: required(matches, help::BACKUP, str::parse)?, change: mark_change(settings)? }
         }
+        VerbName::Delete => Verb::Delete(required(matches, help::WHAT, |what| deletion(what, settings))?),
         VerbName::Daemon => Verb::Daemon { pgdata: required(matches, help::PGDATA, PathBuf::read)? },
         VerbName::WalShow => Verb::WalShow,
         VerbName::WalVerify => Verb::WalVerify,
@@ -319,6 +333,14 @@ fn verb(name: VerbName, matches: &ArgMatches, settings: &Settings) -> Result<Ver
         VerbName::Doctor => Verb::Doctor,
         VerbName::Config => Verb::Config,
     })
+}
+
+fn deletion(what: &str, settings: &Settings) -> Result<Deletion> {
+    match what {
+        "garbage" => Ok(Deletion::Garbage { older_than: settings.get(&options::OLDER_THAN)? }),
+        _ => Err(Error::new(Kind::Usage, format!("\"{what}\" is nothing that can be deleted"))
+            .hint("Write walden delete garbage.")),
+    }
 }
 
 fn optional<T>(matches: &ArgMatches, name: &str, read: impl FnOnce(&str) -> Result<T>) -> Result<Option<T>> {

@@ -11,7 +11,7 @@ use crate::config::Location;
 use crate::config::mark::{Label, Note};
 use crate::config::role::{AssumedRole, ExternalId};
 use crate::config::row::VerbName::{
-    BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Config, Daemon, Doctor, Status,
+    BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Config, Daemon, Delete, Doctor, Status,
     WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
 };
 use crate::config::row::{Alias, Row, Setting};
@@ -73,6 +73,8 @@ pub static TABLE: &[&Row] = &[
     &NOTE.row,
     &KEEP.row,
     &NO_KEEP.row,
+    &OLDER_THAN.row,
+    &CONFIRM.row,
     &restoring::TARGET_TIME.row,
     &restoring::TARGET_LSN.row,
     &restoring::TARGET_XID.row,
@@ -108,7 +110,7 @@ pub static PREFIX: Setting<Location> = Setting::new(Row {
 /// Which cluster below the prefix.
 pub static SYSTEM_ID: Setting<SystemId> = Setting::new(Row {
     name: "system-id",
-    verbs: &[WalFetch, BackupFetch, BackupList, BackupShow, BackupCat, BackupMark, WalShow, WalVerify, Status],
+    verbs: &[WalFetch, BackupFetch, BackupList, BackupShow, BackupCat, BackupMark, Delete, WalShow, WalVerify, Status],
     value: Some("NUMBER"),
     example: Some("7710427967336607753"),
     doc: "Which cluster below the prefix, by its system identifier (pg_controldata prints it), where no data directory \
@@ -409,6 +411,7 @@ pub static JSON: Setting<bool> = Setting::new(Row {
         BackupList,
         BackupShow,
         BackupMark,
+        Delete,
         WalShow,
         WalVerify,
         Status,
@@ -493,6 +496,27 @@ pub static NO_KEEP: Setting<bool> = Setting::new(Row {
     verbs: &[BackupMark],
     default: Some("false"),
     doc: "Take that mark away",
+    ..Row::ARGUMENT
+});
+
+/// How old garbage must be.
+pub static OLDER_THAN: Setting<Duration> = Setting::new(Row {
+    name: "older-than",
+    verbs: &[Delete],
+    value: Some("DURATION"),
+    bounds: Some(["1h", "365d"]),
+    default: Some("24h"),
+    doc: "How long nothing must have been stored of an incomplete backup before it counts as garbage, by the store's \
+          clock; longer than a backup may take to wait for its WAL",
+    ..Row::ARGUMENT
+});
+
+/// Really delete.
+pub static CONFIRM: Setting<bool> = Setting::new(Row {
+    name: "confirm",
+    verbs: &[Delete],
+    default: Some("false"),
+    doc: "Delete; without it what would be deleted is only shown",
     ..Row::ARGUMENT
 });
 
