@@ -112,8 +112,10 @@ fn a_backup_that_is_completed_between_looking_and_deleting_stays_whole() {
     let parts = keys(1, &["v0/000000", "v0/000001"]);
     leave(&place, &parts, DAYS);
     // Looked at once for the plan; the second look comes before anything is deleted.
-    let below = On::op(Op::List).key(&id(1));
-    place.service().fail_next(below.clone(), Fault::StallBeforeAnswer(Duration::from_millis(1500)));
+    // The listings before are those of clusters, of the clock, and of ids.
+    for pause in [0, 0, 0, 1500] {
+        place.service().fail_next(On::op(Op::List), Fault::StallBeforeAnswer(Duration::from_millis(pause)));
+    }
     std::thread::scope(|scope| {
         let deleting = scope.spawn(|| delete(&place, &["--confirm"]));
         support::scene::wait_until("it is looked at", || place.service().count(Op::List) >= 4);
