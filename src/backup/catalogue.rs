@@ -71,7 +71,11 @@ pub async fn look(archive: &Archive, system: SystemId) -> Result<Vec<(BackupId, 
         }
     })
     .await?;
-    found.sort_by_key(|(id, _)| *id);
+    // A backup that was resumed has an early id, and is as new as its end.
+    found.sort_by_key(|(id, found)| match found {
+        Ok(Found::Complete(backup)) => (backup.finished, *id),
+        _ => (id.started(), *id),
+    });
     Ok(found)
 }
 

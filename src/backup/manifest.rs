@@ -65,6 +65,10 @@ pub struct Backup {
     /// `global/pg_control`.
     #[serde(default, skip_serializing_if = "is_false")]
     pub from_standby: bool,
+    /// Was it gone on with after an interruption? Then it began later than its id says, and its older volumes may end early
+    /// and hold files that are not in it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub resumed: bool,
     /// What its users have written on it.
     #[serde(flatten)]
     pub marks: Marks,
@@ -719,6 +723,7 @@ pub(crate) mod tests {
             files_blake3: blake3::hash(b"").to_hex().to_string(),
             pages: None,
             from_standby: false,
+            resumed: false,
             marks: Marks::default(),
         }
     }

@@ -526,6 +526,7 @@ mod tests {
                     VerbName::WalFetch => &["00000002.history", "x"],
                     VerbName::BackupShow | VerbName::BackupMark => &["LATEST"],
                     VerbName::BackupCat => &["LATEST", "x"],
+                    VerbName::Delete => &["garbage"],
                     VerbName::BackupPush | VerbName::BackupList | VerbName::Config => &[],
                     VerbName::WalShow | VerbName::WalVerify | VerbName::Status | VerbName::Doctor => &[],
                 };

@@ -95,6 +95,7 @@ fn value(backup: &Backup) -> Result<Value> {
         value[name] = mark;
     }
     value["from_standby"] = backup.from_standby.into();
+    value["resumed"] = backup.resumed.into();
     Ok(value)
 }
 
@@ -125,6 +126,9 @@ pub(super) fn show(backup: &Backup) -> String {
     ];
     if backup.from_standby {
         lines.push(("from", "a standby".to_owned()));
+    }
+    if backup.resumed {
+        lines.push(("resumed", "after an interruption; begun when its id says".to_owned()));
     }
     if backup.marks.keep {
         lines.push(("kept", "for good".to_owned()));

@@ -117,6 +117,9 @@ On the server that was promoted, as its user:
 Every night, in /etc/cron.d/walden:
   30 1 * * *  postgres  walden --envdir /etc/walden.d backup-push
 
+After one that was interrupted, without reading again what has not changed:
+  walden --envdir /etc/walden.d backup-push --resume
+
 By hand, of a server on another port:
   PGPORT=5433 walden --envdir /etc/walden.d backup-push
 

@@ -56,6 +56,9 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
                     max_rate: settings.find(&options::MAX_RATE)?,
                     wal_timeout: settings.get(&options::WAL_TIMEOUT)?,
                     on_corruption: settings.get(&options::ON_CORRUPTION)?,
+                    resume: settings.get(&options::RESUME)?,
+                    journals: Memory::at(settings.find(&options::CACHE_DIR)?).private_directory(),
+                    address: storage::address(&settings.get(&options::PREFIX)?),
                     marks,
                 };
                 let backup = backup_push::push(&archive, &client, &options, &observer()).await?;

@@ -69,6 +69,7 @@ pub static TABLE: &[&Row] = &[
     &WINDOWS.row,
     &AHEAD.row,
     &DEEP.row,
+    &RESUME.row,
     &LABEL.row,
     &NOTE.row,
     &KEEP.row,
@@ -457,6 +458,16 @@ pub static DEEP: Setting<bool> = Setting::new(Row {
     verbs: &[WalVerify],
     default: Some("false"),
     doc: "Read every segment that a recovery could need, and check its digests and its pages",
+    ..Row::ARGUMENT
+});
+
+/// Go on with an interrupted backup.
+pub static RESUME: Setting<bool> = Setting::new(Row {
+    name: "resume",
+    verbs: &[BackupPush],
+    default: Some("false"),
+    doc: "Go on with a backup of this cluster that was interrupted on this machine: what it stored and what has provably \
+          not changed since is not read again; without such a backup a new one is taken",
     ..Row::ARGUMENT
 });
 
