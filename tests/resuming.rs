@@ -40,6 +40,8 @@ fn primary(postgres: &Postgres, place: &Place) -> Cluster {
     }
     primary.sql("CREATE DATABASE doomed");
     fs::write(primary.data().join("notes.txt"), "the first text").unwrap();
+    // Else a vacuum that comes by itself marks rows, and the next checkpoint writes the files.
+    primary.sql("VACUUM (FREEZE)");
     primary.sql("CHECKPOINT");
     primary.archive_all();
     std::thread::sleep(AT_REST);
@@ -232,7 +234,7 @@ fn without_the_word_without_a_journal_or_without_rights_another_backup_is_taken(
         assert_eq!(ids(&place), [first.as_str()]);
         // Without rights to delete, what does not count would stay among what does.
         place.service().fail_always(On::op(Op::Delete), Fault::Status(403, "AccessDenied"));
-        push(&primary, &["--resume"]).run().code(0).stderr_has("cannot be resumed").stderr_has("s3:DeleteObject");
+        push(&primary, &["--resume"]).run().code(0).stderr_has("cannot be resumed").stderr_has("AccessDenied");
         place.service().heal();
         assert_eq!((ids(&place).len(), &shown(&primary)["resumed"]), (2, &Value::Bool(false)));
 
