@@ -16,6 +16,7 @@ mod plan;
 mod preflight;
 pub mod push;
 mod read;
+pub mod remote;
 mod resume;
 mod session;
 mod volume;

@@ -175,6 +175,15 @@ pub fn rename(from: &Path, to: &Path) -> Result<()> {
     sync_parent(to)
 }
 
+/// Removes a file, if it is there; it stays removed after a crash.
+pub fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Ok(()) => sync_parent(path),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::io(format!("could not remove \"{}\"", path.display()), &error)),
+    }
+}
+
 /// Gives a complete file another name, also on another file system, replacing what bears it; not synced. The old name is
 /// gone afterwards.
 pub fn hand_over(from: &Path, to: &Path) -> Result<()> {

@@ -4,6 +4,7 @@
 //! without it no server starts on what is there.
 
 mod copy;
+mod delta;
 mod destination;
 mod forecast;
 mod manifest;
@@ -12,8 +13,10 @@ mod plan;
 mod reach;
 mod recovery;
 mod select;
+mod selective;
 mod target;
 
+use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -23,7 +26,7 @@ use crate::backup::manifest::{Backup, Files};
 use crate::config::conninfo::{ConnectionString, SlotName};
 use crate::config::target::{Goal, OwnerName, Point, Selection, TargetTimeline};
 use crate::durable;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::observe::{Event, Lap, Observer, Stopwatch};
 use crate::postgres::control::{CONTROL_FILE, SystemId};
 use crate::wal::verify;
@@ -34,6 +37,7 @@ pub use self::forecast::{Configuration, Forecast, Replay};
 use self::owner::Owner;
 use self::plan::Plan;
 use self::reach::Way;
+use self::selective::Selective;
 use self::target::Prepared;
 
 /// What is wanted.
@@ -49,6 +53,10 @@ pub struct Request {
     pub timeline: TargetTimeline,
     /// What is to lie elsewhere.
     pub places: Places,
+    /// May an old data directory of the same cluster be there, whose equal files stay?
+    pub delta: bool,
+    /// The databases that are restored, by name; none: all.
+    pub only_databases: Vec<String>,
     /// Whom everything is to belong to; `None`: whoever runs this.
     pub owner: Option<OwnerName>,
     /// From where a standby streams.
@@ -92,8 +100,19 @@ impl Prospect {
 pub struct Restored {
     /// What had been said before.
     pub forecast: Forecast,
+    /// What had been there already.
+    pub kept: Kept,
     /// How long each phase took.
     pub phases: Vec<Lap>,
+}
+
+/// What was there as the backup has it, and has stayed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// Chooses the backup, proves that its WAL is there, and looks at the target: everything that can be known to fail is known
@@ -122,9 +141,16 @@ pub async fn foresee(archive: &Archive, request: Request, observer: &Arc<dyn Obs
                 .to_owned(),
         );
     }
+    let selective = Selective::of(&backup, &request.only_databases)?;
     let files = catalogue::files(archive, &backup).await?;
-    let destination = Destination::new(&request.directory, &backup.tablespaces, &request.places)?;
-    target::examine(&destination, owner)?;
+    let mut places = request.places.clone();
+    if request.delta {
+        // The WAL stays where the old cluster had it.
+        places.wal = places.wal.or_else(|| fs::read_link(request.directory.join("pg_wal")).ok());
+    }
+    let destination = Destination::new(&request.directory, &backup.tablespaces, &places)?;
+    let over = request.delta.then_some(system);
+    target::examine(&destination, owner, over)?;
     let forecast = forecast::forecast(forecast::Known {
         backup: &backup,
         goal: &request.goal,
@@ -132,13 +158,15 @@ pub async fn foresee(archive: &Archive, request: Request, observer: &Arc<dyn Obs
         destination: &destination,
         way: &way,
         configuration: configuration(&files),
+        left_out: selective.left_out.clone(),
         warnings,
     })?;
     for warning in &forecast.warnings {
         observer.notice(Event::Warning(warning.clone()));
     }
     watch.lap("looking");
-    Ok(Prospect { forecast, request, plan: Plan::new(files, destination), owner, watch })
+    let plan = Plan::new(files, destination, |path| selective.is_hollow(path));
+    Ok(Prospect { forecast, request, plan, owner, watch })
 }
 
 /// Which configuration files the backup lacks.
@@ -173,10 +201,20 @@ async fn way(archive: &Archive, backup: &Backup, request: &Request) -> Result<Wa
 /// After any error the directory has no `global/pg_control`, and the next run clears it away.
 pub async fn restore(archive: &Archive, prospect: Prospect, observer: &Arc<dyn Observer>) -> Result<Restored> {
     let Prospect { forecast, request, plan, owner, mut watch } = prospect;
-    let (backup, plan) = (&forecast.backup, Arc::new(plan));
-    let destination = plan.destination();
+    let (backup, mut plan) = (&forecast.backup, plan);
+    let over = request.delta.then_some(backup.system_id);
     // Again, for a person may have thought about it in between.
-    let prepared = target::examine(destination, owner)?.prepare(destination, owner)?;
+    let examined = target::examine(plan.destination(), owner, over)?;
+    let prepared = examined.prepare(plan.destination(), owner)?;
+    let mut kept = Kept::default();
+    if request.delta {
+        let name = format!("comparing {} files", backup.files);
+        observer.notice(Event::Phase { name, bytes: Some(backup.plain_size) });
+        (plan, kept) = keep_what_is_the_same(plan, request.workers, observer).await?;
+        watch.lap("comparing");
+    }
+    let plan = Arc::new(plan);
+    let destination = plan.destination();
     observer.notice(Event::Phase { name: format!("restoring {} files", backup.files), bytes: Some(backup.plain_size) });
     let what = || format!("could not restore backup {} to \"{}\"", backup.id, request.directory.display());
     prepared.make_directories(&plan, backup.directory_mode).during(what)?;
@@ -192,7 +230,27 @@ pub async fn restore(archive: &Archive, prospect: Prospect, observer: &Arc<dyn O
         "backup {} is restored; the recovery follows timeline {}, whose WAL is there up to {}",
         backup.id, forecast.timeline.0, forecast.window.end
     )));
-    Ok(Restored { forecast, phases: watch.laps() })
+    Ok(Restored { forecast, kept, phases: watch.laps() })
+}
+
+/// Finds out what is there as the backup has it, removes everything else, and leaves in the plan what is to be written.
+async fn keep_what_is_the_same(plan: Plan, workers: usize, observer: &Arc<dyn Observer>) -> Result<(Plan, Kept)> {
+    let (mut plan, observer) = (plan, observer.clone());
+    let work = move || {
+        let is_kept = delta::compare(&plan, workers, &observer)?;
+        plan.keep(&is_kept);
+        delta::clean(&plan)?;
+        let mut kept = Kept::default();
+        for (number, _) in is_kept.iter().enumerate().filter(|(_, is_kept)| **is_kept) {
+            kept.files += 1;
+            kept.bytes += plan.files().size(number);
+        }
+        Ok((plan, kept))
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome,
+        Err(lost) => Err(Error::new(Kind::Bug, "the comparing thread ended early").detail(lost.to_string())),
+    }
 }
 
 /// Permission bits of a file in a data directory, and of one that the group may read (`PG_FILE_MODE_OWNER` and
@@ -205,7 +263,10 @@ fn configure(backup: &Backup, plan: &Plan, request: &Request) -> Result<()> {
     let mode = if backup.directory_mode & 0o050 == 0o050 { GROUPS_FILE } else { OWNERS_FILE };
     let root = plan.destination().root();
     let changed = recovery::map_tablespaces(plan.destination(), plan.files())?;
-    manifest::write(root, backup, plan.files(), changed.as_ref())?;
+    // Of a cluster with hollow files it would not be true.
+    if request.only_databases.is_empty() {
+        manifest::write(root, backup, plan.files(), changed.as_ref())?;
+    }
     recovery::share(root, mode)?;
     recovery::configure(root, request, mode)
 }

@@ -382,9 +382,10 @@ fn a_control_file_that_is_read_while_it_is_written_is_stored_whole() {
         for _ in 0..3 {
             let mut torn = 0;
             let tear = |stop: &AtomicBool| {
-                // The server reads the file itself before a backup begins, and not as patiently.
+                // The server reads the file itself before a backup begins, and not as patiently. After that the session
+                // has nothing to do for as long as the copying takes.
                 let copying = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle' \
-                    AND query ~ 'backup_start|start_backup'";
+                    AND query ~ 'pg_control_checkpoint' AND clock_timestamp() - state_change > interval '200 ms'";
                 while query(&cluster.socket(), 5432, copying).unwrap()[0][0] == "0" && !stop.load(Ordering::Relaxed) {}
                 while !stop.load(Ordering::Relaxed) {
                     file.write_all_at(&[byte ^ 1], at).unwrap();
@@ -394,7 +395,7 @@ fn a_control_file_that_is_read_while_it_is_written_is_stored_whole() {
                     torn += 1;
                 }
             };
-            beside(tear, || drop(back_up(&cluster, &[]).code(0)));
+            beside(tear, || drop(back_up(&cluster, &["--max-rate", "16MiB"]).code(0)));
             assert!(torn > 0, "the backup was too quick");
             // No server starts with a control file whose CRC is wrong.
             recovered(restored(&postgres, &place, &[]));

@@ -137,7 +137,7 @@ fn the_window_is_shown_by_the_list_and_by_the_status_with_gaps() {
         back_up(&primary);
         primary.archive_all();
 
-        let listed = primary.walden(&["backup-list", "--windows"]).run().code(0);
+        let listed = primary.walden(&["backup-list"]).run().code(0);
         listed.stdout_has("A recovery can stop\n  on timeline 1 (latest)").stdout_has("from 2").stdout_has(" to 2");
         let status = primary.walden(&["status", "--json"]).run().code(0).json();
         assert_eq!(status[0]["backups"], 2);

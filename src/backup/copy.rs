@@ -27,9 +27,9 @@ use crate::layout::{BackupId, Key};
 use crate::observe::{Event, Observer};
 use crate::pipeline::{self, Pace};
 use crate::postgres::client::{BackupStop, Client};
-use crate::postgres::control::{CONTROL_FILE, ControlFile};
+use crate::postgres::control::{CONTROL_FILE, ControlFile, SystemId};
 use crate::postgres::datadir::{self, Walk};
-use crate::postgres::entry::{Directory, Tablespace};
+use crate::postgres::entry::{Database, Directory, Tablespace};
 use crate::postgres::lsn::Lsn;
 
 /// One backup's copying.
@@ -54,6 +54,7 @@ pub(super) struct Copying<'a> {
 pub(super) struct Copied {
     pub(super) listed: Listed,
     pub(super) tablespaces: Vec<Tablespace>,
+    pub(super) databases: Vec<Database>,
     pub(super) pages: Option<PageCheck>,
 }
 
@@ -79,11 +80,8 @@ impl Copying<'_> {
         self.observer.notice(Event::Phase { name, bytes: Some(plan.bytes) });
 
         let Options { level, max_rate, .. } = *self.options;
-        let (parts, receiver) = mpsc::channel(1);
-        let storing = Storing {
-            open: parts.clone(),
-            task: tokio::spawn(self.store_parts(receiver, self.shape.uploads, listing.clone())),
-        };
+        let (parts, storing) =
+            Storing::begin(self.archive, self.control.system_id, self.id, self.shape.uploads, &listing);
         let packer = Packer {
             root,
             level,
@@ -105,6 +103,7 @@ impl Copying<'_> {
             Ok(pages) => pages,
             Err(error) => return Err(storing.first_cause(error).await),
         };
+        let databases = self.client.databases().await?;
         // Read last of all files, as PostgreSQL's documentation asks of backups taken from a standby ("Backing Up The Data
         // Directory"), and before the end of the backup mode.
         let mut last = vec![control_file(data_directory)?];
@@ -115,7 +114,7 @@ impl Copying<'_> {
             return Err(storing.first_cause(error).await);
         }
         storing.finish().await?;
-        Ok((Copied { listed: finish_list(listing)?, tablespaces, pages }, stop))
+        Ok((Copied { listed: finish_list(listing)?, tablespaces, databases, pages }, stop))
     }
 
     /// Packs on other threads, as long as the session lives: without it the backup is void.
@@ -128,24 +127,6 @@ impl Copying<'_> {
                 Err(ended)
             }
         }
-    }
-
-    /// Stores parts as they come, so many at once, and lists those that are stored.
-    fn store_parts(
-        &self,
-        parts: mpsc::Receiver<FinishedPart>,
-        at_once: usize,
-        listing: Arc<Listing>,
-    ) -> impl Future<Output = Result<()>> + Send + 'static {
-        let (archive, system, id) = (self.archive.clone(), self.control.system_id, self.id);
-        let stored = pipeline::run(parts, at_once, move |FinishedPart { part, content }| {
-            let (archive, key, listing) = (archive.clone(), Key::Part(system, id, part.name()), listing.clone());
-            async move {
-                archive.put_plain(&key, Bytes::from(content)).await?;
-                listing.add_part(part)
-            }
-        });
-        async { stored.await.map(drop) }
     }
 }
 
@@ -173,7 +154,7 @@ fn made_by_the_server(data_directory: &Path, stop: &BackupStop) -> Result<Vec<(F
 }
 
 /// Adds the last files to the first volume and ends all of them.
-fn finish(mut volumes: Vec<VolumeWriter>, last: Vec<(File, Vec<u8>)>, listing: &Listing) -> Result<()> {
+pub(super) fn finish(mut volumes: Vec<VolumeWriter>, last: Vec<(File, Vec<u8>)>, listing: &Listing) -> Result<()> {
     let Some(first) = volumes.first_mut() else {
         return Err(Error::new(Kind::Refused, "the data directory has no files"));
     };
@@ -183,26 +164,47 @@ fn finish(mut volumes: Vec<VolumeWriter>, last: Vec<(File, Vec<u8>)>, listing: &
     volumes.into_iter().try_for_each(VolumeWriter::finish)
 }
 
-fn finish_list(listing: Arc<Listing>) -> Result<Listed> {
+pub(super) fn finish_list(listing: Arc<Listing>) -> Result<Listed> {
     Arc::into_inner(listing).ok_or_else(|| Error::new(Kind::Bug, "the list of files is still being written"))?.finish()
 }
 
 /// The task that stores parts.
-struct Storing {
+pub(super) struct Storing {
     /// Keeps the channel open, and tells whether the task has closed it.
     open: mpsc::Sender<FinishedPart>,
     task: tokio::task::JoinHandle<Result<()>>,
 }
 
 impl Storing {
+    /// Stores parts as they come, `at_once` of them at the same time, and lists those that are stored.
+    pub(super) fn begin(
+        archive: &Archive,
+        system: SystemId,
+        id: BackupId,
+        at_once: usize,
+        listing: &Arc<Listing>,
+    ) -> (mpsc::Sender<FinishedPart>, Storing) {
+        let (open, parts) = mpsc::channel(1);
+        let (archive, listing) = (archive.clone(), listing.clone());
+        let stored = pipeline::run(parts, at_once, move |FinishedPart { part, content }| {
+            let (archive, key, listing) = (archive.clone(), Key::Part(system, id, part.name()), listing.clone());
+            async move {
+                archive.put_plain(&key, Bytes::from(content)).await?;
+                listing.add_part(part)
+            }
+        });
+        let task = tokio::spawn(async { stored.await.map(drop) });
+        (open.clone(), Storing { open, task })
+    }
+
     /// Waits for the last part.
-    async fn finish(self) -> Result<()> {
+    pub(super) async fn finish(self) -> Result<()> {
         drop(self.open);
         joined(self.task.await)
     }
 
     /// If storing has failed, the packers only met the consequence: the closed channel.
-    async fn first_cause(self, consequence: Error) -> Error {
+    pub(super) async fn first_cause(self, consequence: Error) -> Error {
         if self.open.is_closed() {
             return self.finish().await.err().unwrap_or(consequence);
         }

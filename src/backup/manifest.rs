@@ -13,7 +13,7 @@ use super::damage::PageCheck;
 use crate::error::{Error, Kind, Result};
 use crate::layout::{self, BackupId, PartName, sealed};
 use crate::postgres::control::SystemId;
-use crate::postgres::entry::{Directory, Paths, Tablespace};
+use crate::postgres::entry::{Database, Directory, Paths, Tablespace};
 use crate::postgres::lsn::Lsn;
 use crate::wal::segment::SegmentSize;
 use crate::wal::timeline::Timeline;
@@ -57,6 +57,9 @@ pub struct Backup {
     pub tablespaces: Vec<Tablespace>,
     /// BLAKE3 of the long manifest, plain, in lower-case hexadecimal.
     pub files_blake3: String,
+    /// The databases when the copying ended; none where an early version took the backup.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub databases: Vec<Database>,
     /// What became of verifying the page checksums; none if they were not verified: the cluster has no checksums, or the
     /// backup was taken by a version that did not verify them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -69,9 +72,30 @@ pub struct Backup {
     /// and hold files that are not in it.
     #[serde(default, skip_serializing_if = "is_false")]
     pub resumed: bool,
+    /// How it was taken.
+    #[serde(default, skip_serializing_if = "Method::is_local")]
+    pub method: Method,
     /// What its users have written on it.
     #[serde(flatten)]
     pub marks: Marks,
+}
+
+/// How a backup was taken; what it holds is the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// Its files were read.
+    #[default]
+    Local,
+    /// The server sent it (`BASE_BACKUP`).
+    Remote,
+}
+
+impl Method {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+    fn is_local(&self) -> bool {
+        *self == Method::Local
+    }
 }
 
 /// What users write on a backup, then or later. Nothing of it changes what the backup is.
@@ -400,6 +424,16 @@ impl Files {
         self.facts[number].mode
     }
 
+    /// When a file was last changed, in nanoseconds since 1970.
+    pub fn modified(&self, number: usize) -> i64 {
+        self.facts[number].modified
+    }
+
+    /// The CRC-32C of a file's content.
+    pub fn crc32c(&self, number: usize) -> u32 {
+        self.facts[number].crc32c
+    }
+
     /// A whole file.
     pub fn file(&self, number: usize) -> File {
         let Facts { size, modified, mode, crc32c, .. } = self.facts[number];
@@ -721,9 +755,11 @@ pub(crate) mod tests {
             stored_size: 3250,
             tablespaces: vec![Tablespace { oid: 16385, location: "/srv/fast".into() }],
             files_blake3: blake3::hash(b"").to_hex().to_string(),
+            databases: Vec::new(),
             pages: None,
             from_standby: false,
             resumed: false,
+            method: Method::Local,
             marks: Marks::default(),
         }
     }

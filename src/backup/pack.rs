@@ -207,13 +207,7 @@ impl Shared<'_> {
     fn slice(&self, source: &Source, stretch: Stretch) -> Result<Slice> {
         SCRATCH.with_borrow_mut(|scratch| {
             self.read(source, stretch, &mut scratch.buffer)?;
-            let writer = match &mut scratch.writer {
-                Some(writer) => writer,
-                none => none.insert(FrameWriter::new(self.packer.level)?),
-            };
-            let (frame, stored) = writer.compress(&scratch.buffer)?;
-            let stored = stored.to_vec();
-            Ok(Slice { frame, stored, crc32c: crc32c::crc32c(&scratch.buffer) })
+            slice(&mut scratch.writer, &scratch.buffer, self.packer.level)
         })
     }
 
@@ -229,10 +223,25 @@ impl Shared<'_> {
 }
 
 /// A compressed slice of a large file.
-struct Slice {
-    frame: Frame,
-    stored: Vec<u8>,
-    crc32c: u32,
+pub(super) struct Slice {
+    pub(super) frame: Frame,
+    pub(super) stored: Vec<u8>,
+    pub(super) crc32c: u32,
+}
+
+/// Compresses a slice that is at hand. For threads of a pool that lives for one backup, and keeps what they need.
+pub(super) fn compress(plain: &[u8], level: i32) -> Result<Slice> {
+    SCRATCH.with_borrow_mut(|scratch| slice(&mut scratch.writer, plain, level))
+}
+
+fn slice(writer: &mut Option<FrameWriter>, plain: &[u8], level: i32) -> Result<Slice> {
+    let writer = match writer {
+        Some(writer) => writer,
+        none => none.insert(FrameWriter::new(level)?),
+    };
+    let (frame, stored) = writer.compress(plain)?;
+    let stored = stored.to_vec();
+    Ok(Slice { frame, stored, crc32c: crc32c::crc32c(plain) })
 }
 
 /// What a worker keeps from one slice to the next. The pool's threads live for one backup, so its level is the writer's.

@@ -182,7 +182,7 @@ pub(super) fn unknown_build(control: &ControlFile) -> Option<String> {
     })
 }
 
-/// Ends the verification: judges, finds the names of what is damaged, and tells of it.
+/// Ends the verification: judges, and tells what came of it.
 ///
 /// # Errors
 /// [`Kind::Damaged`](crate::error::Kind::Damaged) for damage, where backups with damage are not wanted; those of reading.
@@ -192,9 +192,24 @@ pub(super) async fn conclude(
     on_corruption: OnCorruption,
     observer: &Arc<dyn Observer>,
 ) -> Result<Option<PageCheck>> {
-    let Some(mut check) = blocking(move || pages.judge()).await? else { return Ok(None) };
+    let Some(check) = blocking(move || pages.judge()).await? else { return Ok(None) };
+    tell(check, Some(client), on_corruption, observer).await.map(Some)
+}
+
+/// Finds the names of what is damaged, where there is a session to ask, and tells of it.
+///
+/// # Errors
+/// [`Kind::Damaged`](crate::error::Kind::Damaged) for damage, where backups with damage are not wanted.
+pub(super) async fn tell(
+    mut check: PageCheck,
+    client: Option<&Client>,
+    on_corruption: OnCorruption,
+    observer: &Arc<dyn Observer>,
+) -> Result<PageCheck> {
     if check.damaged > 0 {
-        name(&mut check, client, observer).await;
+        if let Some(client) = client {
+            name(&mut check, client, observer).await;
+        }
         for page in check.list.iter().take(WARNED) {
             observer.notice(Event::Warning(format!("damaged page: {page}")));
         }
@@ -202,7 +217,7 @@ pub(super) async fn conclude(
             return Err(refusal);
         }
     }
-    Ok(Some(check))
+    Ok(check)
 }
 
 /// Adds the names of databases and relations. Without them the paths have to do: a server with damage may not be able to

@@ -12,7 +12,7 @@ use crate::archive::Archive;
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::{self, BackupId, Key};
 use crate::observe::{Event, Observer};
-use crate::postgres::client::{ArchiveMode, Archiver, Archiving, Client, Holder, Server};
+use crate::postgres::client::{ArchiveMode, Archiver, Archiving, Client, Holder, Replication, Sender, Server};
 use crate::postgres::control::{ControlFile, SystemId};
 use crate::postgres::datadir;
 use crate::storage::ListQuery;
@@ -57,6 +57,55 @@ pub(super) async fn preflight(
     Ok(Ready { server, data_directory, control })
 }
 
+/// What is known of a server that sends its backup itself.
+pub(super) struct RemoteReady {
+    pub(super) replication: Replication,
+    pub(super) sender: Sender,
+    /// Takes SQL; `None` where the user may replicate and nothing else. Then the archiver cannot be asked, nobody's turn
+    /// is known, and damaged relations have no names.
+    pub(super) session: Option<Client>,
+}
+
+/// The same over a replication connection, as far as that tells, and a session that takes SQL, if there may be one.
+///
+/// # Errors
+/// Those of [`preflight`].
+pub(super) async fn remote(
+    archive: &Archive,
+    mut replication: Replication,
+    observer: &Arc<dyn Observer>,
+) -> Result<RemoteReady> {
+    let sender = replication.sender().await?;
+    let session = match replication.session().await {
+        Ok(session) => Some(session),
+        Err(error) => {
+            tracing::info!("the backup does without a session: {error}");
+            None
+        }
+    };
+    let archiver = match &session {
+        Some(session) if !sender.in_recovery => Some(session.archiver().await?),
+        _ => None,
+    };
+    if !sender.in_recovery {
+        let failing = archiver.as_ref().and_then(|archiver| failing(archiver, None));
+        all_at_once(not_archiving(sender.archive_mode, None).into_iter().chain(failing).collect())?;
+    }
+    if let Some(session) = &session
+        && let Some(holder) = session.take_turn().await?
+    {
+        return Err(taken(&holder));
+    }
+    archive.ensure_marker().await?;
+    match &archiver {
+        _ if sender.in_recovery => require_wal(archive, sender.system_id).await?,
+        Some(archiver) => compare(archive, sender.system_id, archiver, observer).await?,
+        None => {}
+    }
+    warn_of_others(archive, sender.system_id, None, observer).await?;
+    Ok(RemoteReady { replication, sender, session })
+}
+
 /// Reads what tells whose data directory it is, and whether this process may read one. The walk tries all the rest.
 fn read(data_directory: &Path) -> Result<ControlFile> {
     datadir::check_readable(data_directory)
@@ -72,7 +121,9 @@ fn read(data_directory: &Path) -> Result<ControlFile> {
 fn problems(server: &Server, control: &ControlFile, data_directory: &Path, archiver: &Archiver) -> Vec<Error> {
     let foreign = (control.system_id != server.system_id).then(|| foreign(server, control, data_directory));
     // A standby's WAL is its primary's: that one's settings decide, and its archiver.
-    let of_primary = [minimal_wal(server), not_archiving(server), failing(server, archiver)];
+    let not_archiving = not_archiving(server.archive_mode, Some(&server.archiving));
+    let failing = failing(archiver, Some(&server.archiving)).filter(|_| server.archiving != Archiving::Nothing);
+    let of_primary = [minimal_wal(server), not_archiving, failing];
     let of_primary = of_primary.into_iter().flatten().filter(|_| !server.in_recovery);
     foreign.into_iter().chain(of_primary).collect()
 }
@@ -95,13 +146,14 @@ fn minimal_wal(server: &Server) -> Option<Error> {
     })
 }
 
-fn not_archiving(server: &Server) -> Option<Error> {
+/// Who archives is known to those who may read all settings.
+fn not_archiving(mode: ArchiveMode, archiving: Option<&Archiving>) -> Option<Error> {
     let what = "the server does not archive its WAL";
-    match (server.archive_mode, &server.archiving) {
+    match (mode, archiving) {
         (ArchiveMode::Off, _) => Some(Error::new(Kind::Refused, what).detail("archive_mode is off").hint(
             "Set archive_mode = on and archive_command = 'walden wal-push %p' in postgresql.conf and restart the server.",
         )),
-        (_, Archiving::Nothing) => Some(
+        (_, Some(Archiving::Nothing)) => Some(
             Error::new(Kind::Refused, what)
                 .detail(format!("archive_mode is on, with {}", Archiving::Nothing))
                 .hint("Set archive_command = 'walden wal-push %p' in postgresql.conf and run SELECT pg_reload_conf()."),
@@ -110,11 +162,12 @@ fn not_archiving(server: &Server) -> Option<Error> {
     }
 }
 
-fn failing(server: &Server, archiver: &Archiver) -> Option<Error> {
-    let failure = archiver.failing().filter(|_| server.archiving != Archiving::Nothing)?;
+fn failing(archiver: &Archiver, archiving: Option<&Archiving>) -> Option<Error> {
+    let failure = archiver.failing()?;
+    let with = archiving.map_or(String::new(), |archiving| format!(", with {archiving}"));
     Some(
         Error::new(Kind::Refused, "the server's archiving fails, so the backup could not be complete")
-            .detail(format!("{failure}, with {}; what that said is in the server's log", server.archiving))
+            .detail(format!("{failure}{with}; what that said is in the server's log"))
             .hint(
                 "Repair it, and run the backup again when the archiver has got through: SELECT last_archived_time, \
                  last_failed_time FROM pg_stat_archiver.",

@@ -10,8 +10,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::copy::{Copied, Copying};
+use super::damage::PageCheck;
 use super::listing::Listed;
-use super::manifest::{Backup, Marks};
+use super::manifest::{Backup, Marks, Method};
 use super::plan::Shape;
 use super::preflight::{Ready, preflight, warn_of_others};
 use super::resume::{Interrupted, Journals};
@@ -22,12 +23,15 @@ use crate::config::value::OnCorruption;
 use crate::error::{Context, Result};
 use crate::layout::{BackupId, FORMAT, Key};
 use crate::observe::{Event, Observer};
-use crate::postgres::client::{Client, Server};
+use crate::postgres::client::Client;
+use crate::postgres::control::SystemId;
+use crate::postgres::entry::{Database, Tablespace};
 use crate::postgres::label::BackupLabel;
-use crate::wal::segment::SegmentName;
+use crate::postgres::lsn::Lsn;
+use crate::wal::segment::{SegmentName, SegmentSize};
 
 /// What PostgreSQL calls a backup that has no label.
-const LABEL: &str = "walden backup-push";
+pub(super) const LABEL: &str = "walden backup-push";
 
 /// How a backup is taken.
 #[derive(Clone, Debug)]
@@ -99,44 +103,98 @@ pub async fn push(
         interrupted: interrupted.as_ref(),
         journal: journal.clone(),
     };
-    let (Copied { listed, tablespaces, pages }, stop) =
+    let (Copied { listed, tablespaces, databases, pages }, stop) =
         copying.copy(&data_directory).await.during(|| format!("could not take backup {id}"))?;
     let finished = Timestamp::now();
 
-    let label = BackupLabel::parse(&stop.label_file)?;
-    let Listed { content, size, counts } = listed;
-    let list = archive.encode(content, size, description(&server)).await?;
-    let backup = Backup {
-        format: FORMAT,
-        walden: env!("CARGO_PKG_VERSION").to_owned(),
+    let facts = Facts {
         id,
         system_id: server.system_id,
         postgres: server.major,
         started,
         finished,
-        timeline: label.timeline,
-        start: label.start,
+        label: BackupLabel::parse(&stop.label_file)?,
         stop: stop.stop,
-        segment_size: server.segment_size.bytes(),
+        segment_size: server.segment_size,
         data_checksums: server.data_checksums,
         directory_mode: permissions(&data_directory)?,
+        tablespaces,
+        databases,
+        pages,
+        from_standby: standby,
+        method: Method::Local,
+        interrupted,
+    };
+    let backup = complete(archive, Some(client), options, observer, facts, listed).await?;
+    journal.iter().for_each(|journal| journal.remove());
+    journals.clear();
+    Ok(backup)
+}
+
+/// What is known of a backup when its files are stored.
+pub(super) struct Facts {
+    pub(super) id: BackupId,
+    pub(super) system_id: SystemId,
+    pub(super) postgres: u16,
+    pub(super) started: Timestamp,
+    pub(super) finished: Timestamp,
+    pub(super) label: BackupLabel,
+    pub(super) stop: Lsn,
+    pub(super) segment_size: SegmentSize,
+    pub(super) data_checksums: bool,
+    pub(super) directory_mode: u32,
+    pub(super) tablespaces: Vec<Tablespace>,
+    pub(super) databases: Vec<Database>,
+    pub(super) pages: Option<PageCheck>,
+    pub(super) from_standby: bool,
+    pub(super) method: Method,
+    /// The run that it went on with.
+    pub(super) interrupted: Option<Interrupted>,
+}
+
+/// Completes a backup whose parts are stored: waits for its WAL, and commits it. `session` is for explanations; without it
+/// they are poorer.
+pub(super) async fn complete(
+    archive: &Archive,
+    session: Option<&Client>,
+    options: &Options,
+    observer: &Arc<dyn Observer>,
+    facts: Facts,
+    Listed { content, size, counts }: Listed,
+) -> Result<Backup> {
+    let id = facts.id;
+    let list = archive.encode(content, size, description(facts.system_id, facts.postgres)).await?;
+    let backup = Backup {
+        format: FORMAT,
+        walden: env!("CARGO_PKG_VERSION").to_owned(),
+        id,
+        system_id: facts.system_id,
+        postgres: facts.postgres,
+        started: facts.started,
+        finished: facts.finished,
+        timeline: facts.label.timeline,
+        start: facts.label.start,
+        stop: facts.stop,
+        segment_size: facts.segment_size.bytes(),
+        data_checksums: facts.data_checksums,
+        directory_mode: facts.directory_mode,
         files: counts.files,
         plain_size: counts.plain_size,
         stored_size: counts.stored_size,
-        tablespaces,
+        tablespaces: facts.tablespaces,
         files_blake3: list.plain_blake3(),
-        pages,
-        from_standby: standby,
-        resumed: interrupted.is_some(),
+        databases: facts.databases,
+        pages: facts.pages,
+        from_standby: facts.from_standby,
+        resumed: facts.interrupted.is_some(),
+        method: facts.method,
         marks: options.marks.clone(),
     };
-    Waiting { archive, client, backup: &backup, timeout: options.wal_timeout, observer }.wait().await?;
-    if let Some(interrupted) = &interrupted {
+    Waiting { archive, client: session, backup: &backup, timeout: options.wal_timeout, observer }.wait().await?;
+    if let Some(interrupted) = &facts.interrupted {
         interrupted.require_parts(archive).await.during(|| format!("could not complete backup {id}"))?;
     }
     commit(archive, &backup, list).await.during(|| format!("could not complete backup {id}"))?;
-    journal.iter().for_each(|journal| journal.remove());
-    journals.clear();
     let damage = backup.damage().map(|check| format!(", and has {}", check.count())).unwrap_or_default();
     observer.notice(Event::Done(format!("backup {id} is complete{damage}")));
     Ok(backup)
@@ -156,14 +214,8 @@ fn permissions(directory: &Path) -> Result<u32> {
 }
 
 /// What the long manifest says of itself.
-fn description(server: &Server) -> Description {
-    Description {
-        name: "files".to_owned(),
-        system_id: server.system_id,
-        timeline: None,
-        segment_size: None,
-        postgres: Some(server.major),
-    }
+fn description(system_id: SystemId, postgres: u16) -> Description {
+    Description { name: "files".to_owned(), system_id, timeline: None, segment_size: None, postgres: Some(postgres) }
 }
 
 /// Puts the long manifest, then the short one: from then on the backup exists.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::client::{BackupStop, Client};
 use crate::postgres::label::BackupLabel;
+use crate::wal::timeline::Timeline;
 
 /// How often a standby is asked whether it still is one.
 const PROMOTION_POLL: Duration = Duration::from_secs(5);
@@ -42,13 +43,16 @@ pub(super) async fn stop(client: &Client, standby: bool) -> Result<BackupStop> {
     let stop = client.backup_stop().await?;
     let (began, ended) = (BackupLabel::parse(&stop.label_file)?.timeline, client.recovery_timeline().await?);
     if began != ended {
-        return Err(Error::new(Kind::Refused, "the standby has followed its primary to another timeline")
-            .detail(format!("the backup began on timeline {} and ended on {}", began.0, ended.0))
-            .hint(
-                "Run walden backup-push again after the new primary's next checkpoint (CHECKPOINT there makes one).",
-            ));
+        return Err(followed(began, ended));
     }
     Ok(stop)
+}
+
+/// A standby has gone over to another timeline between the beginning and the end of a backup.
+pub(super) fn followed(began: Timeline, ended: Timeline) -> Error {
+    Error::new(Kind::Refused, "the standby has followed its primary to another timeline")
+        .detail(format!("the backup began on timeline {} and ended on {}", began.0, ended.0))
+        .hint("Run walden backup-push again after the new primary's next checkpoint (CHECKPOINT there makes one).")
 }
 
 async fn check_standby(client: &Client) -> Result<()> {

@@ -25,7 +25,8 @@ const SWITCH: &str = "SELECT pg_switch_wal()";
 /// One backup's waiting.
 pub(super) struct Waiting<'a> {
     pub(super) archive: &'a Archive,
-    pub(super) client: &'a Client,
+    /// Who can be asked for explanations.
+    pub(super) client: Option<&'a Client>,
     pub(super) backup: &'a Backup,
     pub(super) timeout: Duration,
     pub(super) observer: &'a Arc<dyn Observer>,
@@ -69,13 +70,11 @@ impl Waiting<'_> {
         }
     }
 
-    /// How the archiver fares that stores this WAL. `None` for a standby, whose primary's it is, and after the end of the
-    /// session.
+    /// How the archiver fares that stores this WAL. `None` for a standby, whose primary's it is, where there is no session, and
+    /// after its end.
     async fn ask(&self, told: &mut Told) -> Option<Archiver> {
-        if self.backup.from_standby || told.lost {
-            return None;
-        }
-        match self.client.archiver().await {
+        let client = self.client.filter(|_| !self.backup.from_standby && !told.lost)?;
+        match client.archiver().await {
             Ok(archiver) => Some(archiver),
             Err(error) => {
                 told.lost = true;

@@ -69,6 +69,8 @@ pub enum Verb {
     BackupPush {
         /// The data directory; `None`: the server says where it is.
         pgdata: Option<PathBuf>,
+        /// Has the server send it.
+        remote: bool,
         /// What to write on it.
         marks: Marks,
     },
@@ -201,6 +203,10 @@ fn verb_command(verb: VerbName) -> Command {
         .args(own.map(argument));
     match verb {
         VerbName::BackupFetch => target_rules(command),
+        // What a file was when it was read is not known of one that the server sends.
+        VerbName::BackupPush => command
+            .mut_arg(options::REMOTE.row.name, |arg| arg.conflicts_with(help::PGDATA))
+            .mut_arg(options::RESUME.row.name, |arg| arg.conflicts_with(options::REMOTE.row.name)),
         VerbName::BackupMark => command
             .mut_arg(options::NO_KEEP.row.name, |arg| arg.conflicts_with(options::KEEP.row.name))
             .group(ArgGroup::new("change").multiple(true).required(true).args(MARKS.map(|row| row.name))),
@@ -226,6 +232,7 @@ fn target_rules(command: Command) -> Command {
         .mut_arg(restoring::TARGET_EXCLUSIVE.row.name, |arg| arg.requires("ordered target"))
         .mut_arg(restoring::TARGET_ACTION.row.name, |arg| arg.requires("target"))
         .mut_arg(restoring::STANDBY.row.name, |arg| arg.conflicts_with("target"))
+        .mut_arg(restoring::ONLY_DATABASE.row.name, |arg| arg.conflicts_with(restoring::STANDBY.row.name))
         .mut_arg(restoring::PRIMARY_CONNINFO.row.name, |arg| arg.requires(restoring::STANDBY.row.name))
         .mut_arg(restoring::SLOT.row.name, |arg| arg.requires(restoring::PRIMARY_CONNINFO.row.name))
 }
@@ -306,7 +313,8 @@ fn verb(name: VerbName, matches: &ArgMatches, settings: &Settings) -> Result<Ver
         VerbName::BackupPush => {
             let mut marks = Marks::default();
             marks.change(mark_change(settings)?);
-            Verb::BackupPush { pgdata: optional(matches, help::PGDATA, PathBuf::read)?, marks }
+            let remote = settings.get(&options::REMOTE)?;
+            Verb::BackupPush { pgdata: optional(matches, help::PGDATA, PathBuf::read)?, remote, marks }
         }
         VerbName::BackupFetch => Verb::BackupFetch(BackupFetch {
             directory: required(matches, help::DIR, PathBuf::read)?,
@@ -448,11 +456,12 @@ mod tests {
                 Verb::WalFetch { name: segment.parse().unwrap(), path, ahead: false },
             ),
             ("wal-backfill /pg".to_owned(), Verb::WalBackfill { pgdata: "/pg".into() }),
-            ("backup-push".to_owned(), Verb::BackupPush { pgdata: None, marks: Marks::default() }),
+            ("backup-push".to_owned(), Verb::BackupPush { pgdata: None, remote: false, marks: Marks::default() }),
             (
                 "backup-push /pg --label x --note a=b --note a=c --keep".to_owned(),
                 Verb::BackupPush {
                     pgdata: Some("/pg".into()),
+                    remote: false,
                     marks: Marks {
                         label: Some("x".into()),
                         notes: [("a".to_owned(), "c".to_owned())].into(),

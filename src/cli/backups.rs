@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::looking;
 use crate::backup::catalogue::Found;
-use crate::backup::manifest::{Backup, File, Files};
+use crate::backup::manifest::{Backup, File, Files, Method};
 use crate::error::{Error, Kind, Result};
 use crate::wal::verify::Report;
 
@@ -47,9 +47,16 @@ pub(super) fn list_table(listed: &[Listed]) -> String {
         column.set_padding((0, 2));
     }
     let mut text = table.trim_fmt();
-    for report in listed.iter().filter_map(|(_, report)| report.as_ref()).filter(|report| !report.backups.is_empty()) {
-        let cluster = if listed.len() > 1 { format!(" of cluster {}", report.system_id) } else { String::new() };
-        text.push_str(&format!("\n\nA recovery{cluster} can stop\n{}", looking::windows(report).trim_end()));
+    for (_, report) in listed {
+        match report {
+            Some(report) if !report.backups.is_empty() => {
+                let cluster =
+                    if listed.len() > 1 { format!(" of cluster {}", report.system_id) } else { String::new() };
+                text.push_str(&format!("\n\nA recovery{cluster} can stop\n{}", looking::windows(report).trim_end()));
+            }
+            Some(_) => {}
+            None => text.push_str("\n\nWhere recoveries can stop: walden status, or walden backup-list --windows"),
+        }
     }
     text
 }
@@ -59,8 +66,8 @@ fn state(backup: &Backup) -> String {
     if backup.marks.keep { format!("{state}, kept") } else { state }
 }
 
-/// An array of the short manifests, each with a `state` and, if asked for, its `windows`; of an incomplete backup little is
-/// known.
+/// An array of the short manifests, each with a `state` and its `windows`, if they have been looked at; of an incomplete
+/// backup little is known.
 pub(super) fn list_json(listed: &[Listed]) -> Result<String> {
     let mut values = Vec::new();
     for (found, report) in listed {
@@ -68,9 +75,8 @@ pub(super) fn list_json(listed: &[Listed]) -> Result<String> {
             values.push(match found {
                 Found::Complete(backup) => {
                     let mut value = value(backup)?;
-                    if let Some(report) = report {
-                        value["windows"] = looking::windows_json(report, backup.id);
-                    }
+                    value["windows"] =
+                        report.as_ref().map_or(Value::Null, |report| looking::windows_json(report, backup.id));
                     value
                 }
                 Found::Incomplete(system_id, id) => json!({ "id": id, "system_id": system_id, "state": "incomplete" }),
@@ -96,6 +102,7 @@ fn value(backup: &Backup) -> Result<Value> {
     }
     value["from_standby"] = backup.from_standby.into();
     value["resumed"] = backup.resumed.into();
+    value["method"] = json!(backup.method);
     Ok(value)
 }
 
@@ -129,6 +136,9 @@ pub(super) fn show(backup: &Backup) -> String {
     }
     if backup.resumed {
         lines.push(("resumed", "after an interruption; begun when its id says".to_owned()));
+    }
+    if backup.method == Method::Remote {
+        lines.push(("method", "remote: the server sent it".to_owned()));
     }
     if backup.marks.keep {
         lines.push(("kept", "for good".to_owned()));

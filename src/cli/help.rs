@@ -124,7 +124,10 @@ By hand, of a server on another port:
   PGPORT=5433 walden --envdir /etc/walden.d backup-push
 
 To keep, with its reason:
-  walden --envdir /etc/walden.d backup-push --keep --label before-the-upgrade --note ticket=OPS-1234"
+  walden --envdir /etc/walden.d backup-push --keep --label before-the-upgrade --note ticket=OPS-1234
+
+From another host, over the network:
+  PGHOST=db1 PGUSER=walden PGSSLMODE=verify-full walden --envdir /etc/walden.d backup-push --remote"
         }
         VerbName::BackupFetch => {
             "\

@@ -64,6 +64,8 @@ fn request(words: BackupFetch, settings: &Settings, environment: &Environment) -
         goal: words.goal,
         timeline: words.timeline,
         places,
+        delta: settings.get(&restoring::DELTA)?,
+        only_databases: settings.all(&restoring::ONLY_DATABASE)?,
         owner: settings.find(&restoring::OWNER)?,
         upstream: Upstream {
             conninfo: settings.find(&restoring::PRIMARY_CONNINFO)?,
@@ -123,6 +125,10 @@ fn plan_text(forecast: &Forecast, now: Timestamp) -> String {
             HumanDuration(forecast.copying)
         ),
     ));
+    if !forecast.left_out.is_empty() {
+        let names: Vec<&str> = forecast.left_out.iter().map(|database| database.name.as_str()).collect();
+        lines.push(("left out", format!("{}: there as zeros, to be dropped after the recovery", names.join(", "))));
+    }
     if !forecast.configuration.missing.is_empty() {
         let missing = forecast.configuration.missing.join(" and ");
         lines.push(("not in it", format!("{missing}: the original had it elsewhere, or as a symbolic link")));
@@ -167,6 +173,7 @@ fn plan_json(forecast: &Forecast, next: &[String]) -> Value {
         "last_commit": forecast.last_commit,
         "expected_seconds": forecast.copying.as_secs_f64(),
         "missing_configuration": forecast.configuration.missing,
+        "left_out": forecast.left_out.iter().map(|database| database.name.as_str()).collect::<Vec<&str>>(),
         "unknown": forecast.unknown,
         "warnings": forecast.warnings,
         "next": next,
@@ -179,8 +186,12 @@ fn restored_text(restored: &Restored, next: &[String]) -> String {
     let seconds: f64 = restored.phases.iter().map(|lap| lap.took.as_secs_f64()).sum();
     let phases: Vec<String> =
         restored.phases.iter().map(|lap| format!("{} {:.1} s", lap.name, lap.took.as_secs_f64())).collect();
+    let kept = match restored.kept.files {
+        0 => String::new(),
+        files => format!(" ({files} files, {}, had been there)", BinaryBytes(restored.kept.bytes)),
+    };
     let mut text = format!(
-        "backup {} is restored to {}\n{} files, {}, in {seconds:.1} s ({})\n\nNext:\n",
+        "backup {} is restored to {}\n{} files, {}{kept}, in {seconds:.1} s ({})\n\nNext:\n",
         backup.id,
         restored.forecast.directory.display(),
         backup.files,
@@ -197,6 +208,7 @@ fn restored_json(restored: &Restored, next: &[String]) -> Value {
     let phases = restored.phases.iter().map(|lap| json!({ "name": lap.name, "seconds": lap.took.as_secs_f64() }));
     value["phases"] = phases.collect();
     value["seconds"] = restored.phases.iter().map(|lap| lap.took.as_secs_f64()).sum::<f64>().into();
+    value["kept"] = json!({ "files": restored.kept.files, "bytes": restored.kept.bytes });
     value["peak_memory"] = peak_memory().into();
     value
 }
@@ -222,6 +234,10 @@ fn next_steps(forecast: &Forecast, environment: &Environment) -> Vec<String> {
         }
         .to_owned(),
     });
+    steps.extend(forecast.left_out.iter().map(|database| {
+        let sql = format!("DROP DATABASE \"{}\"", database.name.replace('"', "\"\""));
+        format!("psql -c '{}'  # when it is open: there are only zeros in it", sql.replace('\'', r"'\''"))
+    }));
     steps
 }
 

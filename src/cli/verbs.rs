@@ -14,6 +14,7 @@ use super::{backups, config, deleting, doctor, looking, message, resident, resto
 use crate::archive::Archive;
 use crate::backup::manifest::Backup;
 use crate::backup::push as backup_push;
+use crate::backup::remote as remote_push;
 use crate::backup::{cat, catalogue, delete, mark};
 use crate::config::Settings;
 use crate::config::options;
@@ -22,7 +23,7 @@ use crate::config::target::Selection;
 use crate::doctor as diagnosis;
 use crate::error::{Context, Error, Kind, Result};
 use crate::observe::{self, Observer};
-use crate::postgres::client::Client;
+use crate::postgres::client::{Client, Replication};
 use crate::postgres::control::SystemId;
 use crate::status;
 use crate::storage::{self, memory::Memory};
@@ -42,11 +43,10 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             message::print(&if json { wal::backfilled_json(&done) } else { wal::backfilled(&done) });
             Ok(())
         }),
-        Verb::BackupPush { pgdata, marks } => step_back(&settings).and_then(|()| {
+        Verb::BackupPush { pgdata, remote, marks } => step_back(&settings).and_then(|()| {
             on_all_threads(async {
                 let archive = archive(&settings).await?;
                 let variables = environment.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-                let client = Client::connect(&variables).await?;
                 let options = backup_push::Options {
                     data_directory: pgdata,
                     workers: workers(&settings)?,
@@ -61,7 +61,13 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
                     address: storage::address(&settings.get(&options::PREFIX)?),
                     marks,
                 };
-                let backup = backup_push::push(&archive, &client, &options, &observer()).await?;
+                let backup = if remote {
+                    let replication = Replication::connect(&variables).await?;
+                    remote_push::push(&archive, replication, &options, &observer()).await?
+                } else {
+                    let client = Client::connect(&variables).await?;
+                    backup_push::push(&archive, &client, &options, &observer()).await?
+                };
                 if settings.get(&options::JSON)? {
                     message::print(&backups::json(&backup)?);
                 } else if std::io::stdout().is_terminal() {
@@ -80,7 +86,7 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             let (observer, mut listed) = (observer(), Vec::new());
             for system in clusters(&settings, &archive).await? {
                 let found = catalogue::list(&archive, system).await?;
-                let report = match windows {
+                let report = match windows || verify::is_short(&archive, system).await? {
                     true => {
                         let looked = found.iter().map(|found| (found.id(), Ok(found.clone()))).collect();
                         Some(verify::verify_found(&archive, system, looked, None, &observer).await?)

@@ -36,6 +36,7 @@ pub static TABLE: &[&Row] = &[
     &BACKUP_COMPRESSION.row,
     &WAL_TIMEOUT.row,
     &ON_CORRUPTION.row,
+    &REMOTE.row,
     &RETRY_TIMEOUT.row,
     &PUSH_TIMEOUT.row,
     &PUSH_AHEAD.row,
@@ -87,6 +88,8 @@ pub static TABLE: &[&Row] = &[
     &restoring::STANDBY.row,
     &restoring::PRIMARY_CONNINFO.row,
     &restoring::SLOT.row,
+    &restoring::DELTA.row,
+    &restoring::ONLY_DATABASE.row,
     &restoring::TABLESPACE_MAPPING.row,
     &restoring::TABLESPACE_ROOT.row,
     &restoring::WALDIR.row,
@@ -230,6 +233,16 @@ pub static ON_CORRUPTION: Setting<OnCorruption> = Setting::new(Row {
     doc: "What becomes of a base backup of a cluster with damaged pages: warn completes it, marked as damaged, and fail \
           leaves none. Either way the exit code is that of damage",
     ..Row::SETTING
+});
+
+/// Take the backup over a replication connection.
+pub static REMOTE: Setting<bool> = Setting::new(Row {
+    name: "remote",
+    verbs: &[BackupPush],
+    default: Some("false"),
+    doc: "Have the server send the backup over a replication connection, instead of reading its files: for hosts that \
+          do not have them",
+    ..Row::ARGUMENT
 });
 
 /// How long a request to the store is retried.
@@ -438,7 +451,8 @@ pub static WINDOWS: Setting<bool> = Setting::new(Row {
     name: "windows",
     verbs: &[BackupList],
     default: Some("false"),
-    doc: "Show where recoveries can stop, too; for that all WAL since the oldest backup is listed",
+    doc: "Show where recoveries can stop also where the archive has more than a thousand WAL files, which are all listed \
+          for that",
     ..Row::ARGUMENT
 });
 

@@ -61,6 +61,13 @@ impl Choice for bool {
     const WORDS: &'static [(&'static str, bool)] = &[("false", false), ("true", true)];
 }
 
+/// Names that only somebody else can judge.
+impl Value for String {
+    fn read(text: &str) -> Result<String> {
+        Ok(text.to_owned())
+    }
+}
+
 /// How a bucket is named in a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Addressing {

@@ -6,14 +6,17 @@
 
 mod archiver;
 mod backup;
+mod base_backup;
 mod connect;
 mod failure;
 mod pages;
 mod parameters;
 mod password;
+mod replication;
 mod rights;
 mod tls;
 mod turn;
+mod wire;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -26,9 +29,11 @@ use tokio_postgres::types::{FromSql, ToSql};
 
 pub use self::archiver::{Archiver, ArchivingFailure};
 pub use self::backup::BackupStop;
+pub use self::base_backup::{BaseBackup, Ended, Piece, Transfer};
 pub use self::pages::Names;
 pub use self::parameters::Environment;
 use self::parameters::Parameters;
+pub use self::replication::{Replication, Sender};
 pub use self::turn::Holder;
 use crate::error::{Context, Error, Kind, Result};
 use crate::postgres::control::SystemId;
@@ -130,9 +135,12 @@ impl Client {
     /// [`Kind::Unreachable`] if nothing answers in time, or a server that takes no sessions (yet); [`Kind::Denied`] if
     /// the server or its certificate is refused, or refuses us; [`Kind::Refused`] for a version other than 13 to 18.
     pub async fn connect(environment: &Environment) -> Result<Client> {
-        let parameters = Parameters::read(environment)?;
-        let (session, ended) = connect::connect(&parameters).await?;
-        let mut client = Client { session, ended, user: parameters.user, version_num: 0 };
+        Client::open(&Parameters::read(environment)?).await
+    }
+
+    async fn open(parameters: &Parameters) -> Result<Client> {
+        let (session, ended) = connect::connect(parameters).await?;
+        let mut client = Client { session, ended, user: parameters.user.clone(), version_num: 0 };
         client.set_up().await.during(|| "could not set up the session with PostgreSQL")?;
         Ok(client)
     }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
+pub use self::rules::is_left_out;
 pub use self::walk::{Skipped, Walk, walk};
 use crate::error::{Context, Error, Kind, Recovery, Result};
 use crate::postgres::control::{CONTROL_FILE, ControlFile};

@@ -23,6 +23,15 @@ pub struct Tablespace {
     pub location: PathBuf,
 }
 
+/// A database of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Database {
+    /// Its number, the name of its directories.
+    pub oid: u32,
+    /// Its name.
+    pub name: String,
+}
+
 /// Paths, relative to the data directory and with `/`, in little memory: each directory is kept once, and of a file its
 /// name and 12 bytes more. A cluster can have millions of them.
 #[derive(Clone, Debug, Default)]

@@ -5,11 +5,13 @@ use std::io::ErrorKind;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use super::plan::{PartPlan, Plan, Target, Write};
+use super::plan::{Fate, PartPlan, Plan, Target, Write};
 use crate::archive::Archive;
 use crate::backup::manifest::{Backup, Frame};
 use crate::codec::FrameReader;
@@ -33,8 +35,11 @@ pub(super) async fn copy(
     workers: usize,
     observer: &Arc<dyn Observer>,
 ) -> Result<()> {
-    for target in plan.empty() {
-        open(&target)?;
+    for target in plan.unfetched() {
+        let file = open(&target)?;
+        if plan.fate(target.number) == Fate::Copied {
+            date(&file, &target, plan)?;
+        }
     }
     let parts = plan.files().parts().len();
     let (sender, receiver) = mpsc::channel(parts.max(1));
@@ -47,6 +52,7 @@ pub(super) async fn copy(
         archive: archive.clone(),
         backup: backup.clone(),
         plan: plan.clone(),
+        left: (0..plan.files().len()).map(|number| AtomicU64::new(plan.files().size(number))).collect(),
         observer: observer.clone(),
     });
     pipeline::run(receiver, workers * PARTS_PER_WORKER, move |number| {
@@ -61,6 +67,8 @@ struct Copying {
     archive: Archive,
     backup: Backup,
     plan: Arc<Plan>,
+    /// Of each file, how many bytes have not been written yet.
+    left: Vec<AtomicU64>,
     observer: Arc<dyn Observer>,
 }
 
@@ -83,7 +91,7 @@ impl Copying {
             let (copying, part, runtime) = (self.clone(), part.clone(), Handle::current());
             let work = move || {
                 let source = Source { download, runtime, buffer: Vec::new() };
-                write_stretch(&part, &stretch, source, &*copying.observer).during(|| format!("could not restore {url}"))
+                copying.write_stretch(&part, &stretch, source).during(|| format!("could not restore {url}"))
             };
             match tokio::task::spawn_blocking(work).await {
                 Ok(result) => result?,
@@ -156,30 +164,50 @@ impl Source {
     }
 }
 
-fn write_stretch(part: &PartPlan, stretch: &Stretch, mut source: Source, observer: &dyn Observer) -> Result<()> {
-    let mut reader = FrameReader::new()?;
-    let mut writes = part.writes[stretch.writes.clone()].iter().peekable();
-    // The files of a part come one after the other: one is open at a time.
-    let mut current: Option<(usize, File)> = None;
-    for number in stretch.frames.clone() {
-        let frame = &part.frames[number];
-        let stored = frame.stored as usize;
-        source.fill(stored)?;
-        if writes.peek().is_some_and(|write| write.frame == number) {
-            let plain = reader.decompress(frame, &source.buffer[..stored])?;
-            while let Some(write) = writes.next_if(|write| write.frame == number) {
-                let target = &part.files[write.file];
-                let file = match &current {
-                    Some((index, file)) if *index == write.file => file,
-                    _ => &current.insert((write.file, open(target)?)).1,
-                };
-                write_at(file, target, write, plain)?;
-                observer.notice(Event::Advanced(write.length as u64));
+impl Copying {
+    fn write_stretch(&self, part: &PartPlan, stretch: &Stretch, mut source: Source) -> Result<()> {
+        let mut reader = FrameReader::new()?;
+        let mut writes = part.writes[stretch.writes.clone()].iter().peekable();
+        // The files of a part come one after the other: one is open at a time.
+        let mut current: Option<(usize, File)> = None;
+        for number in stretch.frames.clone() {
+            let frame = &part.frames[number];
+            let stored = frame.stored as usize;
+            source.fill(stored)?;
+            if writes.peek().is_some_and(|write| write.frame == number) {
+                let plain = reader.decompress(frame, &source.buffer[..stored])?;
+                while let Some(write) = writes.next_if(|write| write.frame == number) {
+                    let target = &part.files[write.file];
+                    let file = match &current {
+                        Some((index, file)) if *index == write.file => file,
+                        _ => &current.insert((write.file, open(target)?)).1,
+                    };
+                    write_at(file, target, write, plain)?;
+                    self.written(file, target, write.length as u64)?;
+                }
             }
+            source.buffer.drain(..stored);
         }
-        source.buffer.drain(..stored);
+        Ok(())
     }
-    Ok(())
+
+    /// So many more bytes of a file are there. The last ones give it the time that it has in the backup: by that it is known
+    /// as complete if the restore is interrupted and begun again over what is there.
+    fn written(&self, file: &File, target: &Target, bytes: u64) -> Result<()> {
+        self.observer.notice(Event::Advanced(bytes));
+        match self.left[target.number].fetch_sub(bytes, Ordering::AcqRel) == bytes {
+            true => date(file, target, &self.plan),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Gives a file that is complete the time that it has in the backup.
+fn date(file: &File, target: &Target, plan: &Plan) -> Result<()> {
+    let nanoseconds = plan.files().modified(target.number);
+    let since = Duration::from_nanos(nanoseconds.unsigned_abs());
+    let time = if nanoseconds < 0 { SystemTime::UNIX_EPOCH - since } else { SystemTime::UNIX_EPOCH + since };
+    file.set_modified(time).during(|| format!("could not set the time of \"{}\"", target.path.display()))
 }
 
 /// Writes, unless these are zeros: a new file is all zeros.

@@ -10,7 +10,7 @@ use super::reach::Way;
 use crate::backup::manifest::Backup;
 use crate::config::target::{Goal, OwnerName, Point};
 use crate::error::Result;
-use crate::postgres::entry::Tablespace;
+use crate::postgres::entry::{Database, Tablespace};
 use crate::postgres::lsn::Lsn;
 use crate::wal::chain::Window;
 use crate::wal::timeline::Timeline;
@@ -42,6 +42,8 @@ pub struct Forecast {
     pub copying: Duration,
     /// What lies outside the data directory and is in no backup.
     pub configuration: Configuration,
+    /// Databases that are there as zeros only, and are to be dropped.
+    pub left_out: Vec<Database>,
     /// What cannot be known beforehand.
     pub unknown: Vec<String>,
     /// What the user should know all the same.
@@ -88,12 +90,13 @@ pub(super) struct Known<'a> {
     pub(super) destination: &'a Destination,
     pub(super) way: &'a Way,
     pub(super) configuration: Configuration,
+    pub(super) left_out: Vec<Database>,
     pub(super) warnings: Vec<String>,
 }
 
 /// Puts it into words and figures.
 pub(super) fn forecast(known: Known<'_>) -> Result<Forecast> {
-    let Known { backup, goal, owner, destination, way, configuration, warnings } = known;
+    let Known { backup, goal, owner, destination, way, configuration, left_out, warnings } = known;
     let size = backup.segment_size()?.bytes();
     let tablespaces = backup
         .tablespaces
@@ -112,6 +115,7 @@ pub(super) fn forecast(known: Known<'_>) -> Result<Forecast> {
         last_commit: way.last_commit,
         copying: backup.finished.duration_since(backup.started).unsigned_abs(),
         configuration,
+        left_out,
         unknown: unknown(goal),
         warnings,
     })

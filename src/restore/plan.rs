@@ -16,11 +16,26 @@ pub(super) struct Plan {
     order: Vec<u32>,
     /// Where each part begins in its volume.
     starts: Vec<u64>,
+    /// What becomes of each file.
+    fates: Vec<Fate>,
+}
+
+/// What becomes of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It is written as the backup has it.
+    Copied,
+    /// It is made with its size, and holds zeros.
+    Hollow,
+    /// It is there already.
+    Kept,
 }
 
 /// A file to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
+    /// The file's number in the manifest.
+    pub(super) number: usize,
     /// Where.
     pub(super) path: PathBuf,
     /// Permission bits.
@@ -58,10 +73,14 @@ pub(super) struct Write {
 }
 
 impl Plan {
-    /// Plans the restore of these files, whose manifest has been checked.
-    pub(super) fn new(files: Files, destination: Destination) -> Plan {
+    /// Plans the restore of these files, whose manifest has been checked. Those for which `is_hollow` holds by their path
+    /// are to have no content.
+    pub(super) fn new(files: Files, destination: Destination, is_hollow: impl Fn(&str) -> bool) -> Plan {
+        let fate = |number| if is_hollow(&files.path(number)) { Fate::Hollow } else { Fate::Copied };
+        let fates: Vec<Fate> = (0..files.len()).map(fate).collect();
         let extents = files.extents();
         let mut order: Vec<u32> = (0..extents.len() as u32).filter(|&at| extents[at as usize].length > 0).collect();
+        order.retain(|&at| fates[files.file_of(at as usize)] == Fate::Copied);
         order.sort_unstable_by_key(|&at| (extents[at as usize].volume, extents[at as usize].offset));
         let mut starts = Vec::with_capacity(files.parts().len());
         let mut position = (0, 0);
@@ -72,7 +91,20 @@ impl Plan {
             starts.push(position.1);
             position.1 += part.plain_size();
         }
-        Plan { files, destination, order, starts }
+        Plan { files, destination, order, starts, fates }
+    }
+
+    /// Leaves out what is there already, by the numbers of files.
+    pub(super) fn keep(&mut self, is_kept: &[bool]) {
+        for (fate, _) in self.fates.iter_mut().zip(is_kept).filter(|(_, is_kept)| **is_kept) {
+            *fate = Fate::Kept;
+        }
+        self.order.retain(|&at| self.fates[self.files.file_of(at as usize)] == Fate::Copied);
+    }
+
+    /// What becomes of a file.
+    pub(super) fn fate(&self, number: usize) -> Fate {
+        self.fates[number]
     }
 
     /// The manifest.
@@ -90,14 +122,24 @@ impl Plan {
         self.files.directories().iter().map(|dir| (self.destination.resolve(&dir.path), dir.mode))
     }
 
-    /// Files without content.
-    pub(super) fn empty(&self) -> impl Iterator<Item = Target> {
-        (0..self.files.len()).filter(|&number| self.files.size(number) == 0).map(|number| self.target(number))
+    /// Files that are made without anything being fetched.
+    pub(super) fn unfetched(&self) -> impl Iterator<Item = Target> {
+        let unfetched = |&number: &usize| match self.fates[number] {
+            Fate::Copied => self.files.size(number) == 0,
+            Fate::Hollow => true,
+            Fate::Kept => false,
+        };
+        (0..self.files.len()).filter(unfetched).map(|number| self.target(number))
+    }
+
+    /// Where a file is written to.
+    pub(super) fn place(&self, number: usize) -> PathBuf {
+        self.destination.resolve(&self.files.path(number))
     }
 
     fn target(&self, number: usize) -> Target {
-        let path = self.destination.resolve(&self.files.path(number));
-        Target { path, mode: self.files.mode(number), size: self.files.size(number) }
+        let path = self.place(number);
+        Target { number, path, mode: self.files.mode(number), size: self.files.size(number) }
     }
 
     /// What to write from the part of this number, which is below the number of [`Files::parts`].

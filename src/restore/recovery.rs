@@ -153,6 +153,8 @@ mod tests {
             goal,
             timeline: TargetTimeline::Latest,
             places: Places::default(),
+            delta: false,
+            only_databases: vec![],
             owner: None,
             upstream: Upstream::default(),
             system_id: None,

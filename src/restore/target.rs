@@ -12,11 +12,11 @@ use super::owner::Owner;
 use super::plan::Plan;
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
-use crate::postgres::control::CONTROL_FILE;
+use crate::postgres::control::{CONTROL_FILE, SystemId};
 use crate::postgres::datadir;
 
 /// While it lies in a data directory without `global/pg_control`, all that is there is what an interrupted restore left.
-const MARKER: &str = ".walden-restore";
+pub(super) const MARKER: &str = ".walden-restore";
 
 /// What the marker says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -24,6 +24,9 @@ struct Marker {
     /// Directories outside the data directory, of tablespaces or of the WAL, which were empty when the restore began.
     #[serde(alias = "tablespaces")]
     outside: Vec<PathBuf>,
+    /// Was it a restore over what was there? Then they were not empty, and may hold what is none of ours.
+    #[serde(default)]
+    over: bool,
 }
 
 /// A target in which nothing is in the way.
@@ -31,6 +34,8 @@ struct Marker {
 pub(super) struct Examined {
     /// What an interrupted restore left.
     leftover: Option<Marker>,
+    /// Is what is there of use?
+    delta: bool,
 }
 
 /// A target that is empty and marked.
@@ -42,12 +47,13 @@ pub(super) struct Prepared {
     made: Vec<PathBuf>,
 }
 
-/// Looks whether the places of a cluster are apart from each other, and empty but for what an interrupted restore left.
+/// Looks whether the places of a cluster are apart from each other, and empty but for what an interrupted restore left. For a
+/// restore over what is there (`over`: whose data directory that may be) they may be those of the same cluster.
 /// Changes nothing.
 ///
 /// # Errors
 /// [`Kind::Refused`] if a server runs there or anything is in the way.
-pub(super) fn examine(destination: &Destination, owner: Option<Owner>) -> Result<Examined> {
+pub(super) fn examine(destination: &Destination, owner: Option<Owner>, over: Option<SystemId>) -> Result<Examined> {
     if owner.is_none() {
         refuse_root()?;
     }
@@ -62,11 +68,23 @@ pub(super) fn examine(destination: &Destination, owner: Option<Owner>) -> Result
         Ok(content) if !root.join(CONTROL_FILE).exists() => serde_json::from_slice::<Marker>(&content).ok(),
         _ => None,
     };
-    if leftover.is_none() {
-        refuse_content(root)
-            .map_err(|error| error.hint("Restore to a directory that is empty or does not exist yet."))?;
+    if leftover.as_ref().is_some_and(|left| left.over) && over.is_none() {
+        return Err(Error::new(Kind::Refused, format!("\"{}\" holds an unfinished restore", root.display()))
+            .detail("it was made over an old data directory, with --delta")
+            .hint("Run the same command again, with --delta."));
     }
-    let left = |place: &Path| leftover.as_ref().is_some_and(|left| left.outside.iter().any(|other| other == place));
+    if leftover.is_none() && !over.is_some_and(|system| is_data_directory_of(root, system)) {
+        refuse_content(root).map_err(|error| {
+            error.hint(match over {
+                None => "Restore to a directory that is empty or does not exist yet, or over it with --delta.",
+                Some(_) => "--delta restores over a data directory of the same cluster only.",
+            })
+        })?;
+    }
+    let left = |place: &Path| {
+        leftover.as_ref().is_some_and(|left| left.outside.iter().any(|other| other == place))
+            || (over.is_some() && is_linked_from(root, place))
+    };
     for place in destination.tablespaces().values().filter(|place| !left(place)) {
         refuse_content(place).map_err(|error| {
             error.hint(
@@ -78,7 +96,22 @@ pub(super) fn examine(destination: &Destination, owner: Option<Owner>) -> Result
         refuse_content(wal)
             .map_err(|error| error.hint("Give --waldir a directory that is empty or does not exist yet."))?;
     }
-    Ok(Examined { leftover })
+    Ok(Examined { leftover, delta: over.is_some() })
+}
+
+/// Does a cluster of this system identifier lie there?
+fn is_data_directory_of(root: &Path, system: SystemId) -> bool {
+    datadir::read_control(root).is_ok_and(|(control, _)| control.system_id == system)
+}
+
+/// Is this place a tablespace of the cluster that lies in `root`, or its WAL? Otherwise it may be another one's, whose files
+/// would be removed.
+fn is_linked_from(root: &Path, place: &Path) -> bool {
+    let Ok(place) = fs::canonicalize(place) else { return false };
+    let links = fs::read_dir(root.join("pg_tblspc")).map(|links| links.flatten().map(|link| link.path()).collect());
+    let links: Vec<PathBuf> = links.unwrap_or_default();
+    let wal = root.join(WAL_DIRECTORY);
+    links.iter().chain([&wal]).any(|link| link.is_symlink() && fs::canonicalize(link).is_ok_and(|to| to == place))
 }
 
 /// Where a path leads to, with the links in it followed as far as it exists.
@@ -122,7 +155,7 @@ impl Examined {
     pub(super) fn prepare(self, destination: &Destination, owner: Option<Owner>) -> Result<Prepared> {
         let root = destination.root();
         let marker = root.join(MARKER);
-        if let Some(leftover) = self.leftover {
+        if let Some(leftover) = self.leftover.filter(|_| !self.delta) {
             for directory in leftover.outside.iter().filter(|&place| destination.outside().any(|other| other == place))
             {
                 clear(directory, None)?;
@@ -142,10 +175,15 @@ impl Examined {
                 set_mode(place, 0o700)?;
             }
         }
-        let content = Marker { outside: destination.outside().map(Path::to_owned).collect() };
+        let outside = destination.outside().map(Path::to_owned).collect();
+        let content = Marker { outside, over: self.delta };
         let content = serde_json::to_vec(&content)
             .map_err(|error| Error::new(Kind::Bug, "could not describe a restore").detail(error.to_string()))?;
         durable::write(&marker, &content)?;
+        if self.delta {
+            // From here on no server starts on what is there.
+            durable::remove(&root.join(CONTROL_FILE))?;
+        }
         Ok(Prepared { marker, owner, made })
     }
 }

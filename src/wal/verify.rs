@@ -17,10 +17,11 @@ use crate::archive::Archive;
 use crate::backup::catalogue::{self, Found};
 use crate::backup::manifest::Backup;
 use crate::error::{Error, Kind, Result};
-use crate::layout::{BackupId, Key};
+use crate::layout::{self, BackupId, Key};
 use crate::observe::{Event, Observer};
 use crate::postgres::control::SystemId;
 use crate::postgres::lsn::Lsn;
+use crate::storage::ListQuery;
 use crate::wal::chain::{Inventory, legs, segments_between};
 use crate::wal::segment::{SegmentName, SegmentSize, WalFile};
 use crate::wal::survey;
@@ -156,6 +157,12 @@ async fn verify_backup(
         });
     }
     Ok(verified)
+}
+
+/// Is there so little WAL that one request lists all of it?
+pub async fn is_short(archive: &Archive, system: SystemId) -> Result<bool> {
+    let query = ListQuery { prefix: layout::wal_prefix(system), ..ListQuery::default() };
+    Ok(archive.store().list(&query).await?.next.is_none())
 }
 
 /// When a segment was stored, by the store's clock; `None` if it has vanished since it was listed.

@@ -257,7 +257,13 @@ impl Cluster {
     }
 
     pub fn try_sql(&self, sql: &str) -> Result<Vec<Vec<String>>, tokio_postgres::Error> {
-        self.runtime.block_on(ask(&self.socket(), PORT, sql))
+        self.runtime.block_on(ask(&self.socket(), PORT, "postgres", sql))
+    }
+
+    /// The same in another database.
+    pub fn sql_in(&self, database: &str, sql: &str) -> Vec<Vec<String>> {
+        let asked = self.runtime.block_on(ask(&self.socket(), PORT, database, sql));
+        asked.unwrap_or_else(|error| panic!("{sql}: {error:?}\n{}", self.log()))
     }
 
     /// The first column of the first row.
@@ -365,11 +371,11 @@ impl Drop for Cluster {
 /// Runs SQL on the server with this socket: rows as text, NULL as an empty one.
 pub fn query(socket: &Path, port: u16, sql: &str) -> Result<Vec<Vec<String>>, tokio_postgres::Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(ask(socket, port, sql))
+    runtime.block_on(ask(socket, port, "postgres", sql))
 }
 
-async fn ask(socket: &Path, port: u16, sql: &str) -> Result<Vec<Vec<String>>, tokio_postgres::Error> {
-    let client = connect_to(socket, port).await?;
+async fn ask(socket: &Path, port: u16, database: &str, sql: &str) -> Result<Vec<Vec<String>>, tokio_postgres::Error> {
+    let client = connect_to(socket, port, database).await?;
     let messages = client.simple_query(sql).await?;
     let row = |message| match message {
         SimpleQueryMessage::Row(row) => {
@@ -382,12 +388,12 @@ async fn ask(socket: &Path, port: u16, sql: &str) -> Result<Vec<Vec<String>>, to
 
 /// A connection through the socket in this directory.
 pub async fn connect(socket: &Path) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
-    connect_to(socket, PORT).await
+    connect_to(socket, PORT, "postgres").await
 }
 
-async fn connect_to(socket: &Path, port: u16) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+async fn connect_to(socket: &Path, port: u16, database: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
     let mut config = tokio_postgres::Config::new();
-    config.host_path(socket).port(port).user("postgres").dbname("postgres").connect_timeout(Duration::from_secs(10));
+    config.host_path(socket).port(port).user("postgres").dbname(database).connect_timeout(Duration::from_secs(10));
     let (client, connection) = config.connect(tokio_postgres::NoTls).await?;
     tokio::spawn(connection);
     Ok(client)

@@ -88,6 +88,26 @@ pub static STANDBY: Setting<bool> = Setting::new(Row {
     ..Row::ARGUMENT
 });
 
+/// Make a data directory over.
+pub static DELTA: Setting<bool> = Setting::new(Row {
+    name: "delta",
+    default: Some("false"),
+    doc: "Restore over an old data directory of the same cluster: files that are as in the backup stay, all others are \
+          replaced or removed",
+    ..Row::ARGUMENT
+});
+
+/// The databases that are restored.
+pub static ONLY_DATABASE: Setting<String> = Setting::new(Row {
+    name: "only-database",
+    value: Some("NAME"),
+    example: Some("shop"),
+    repeatable: true,
+    doc: "Restore this database alone, besides template0, template1 and postgres; the others are there as zeros, which take \
+          no room, and are to be dropped after the recovery; can be given several times",
+    ..Row::ARGUMENT
+});
+
 /// Tablespaces that are to lie elsewhere.
 pub static TABLESPACE_MAPPING: Setting<TablespaceMapping> = Setting::new(Row {
     name: "tablespace-mapping",

@@ -4,6 +4,7 @@ use super::{Client, column};
 #[cfg(doc)]
 use crate::error::Kind;
 use crate::error::Result;
+use crate::postgres::entry::Database;
 use crate::postgres::lsn::Lsn;
 use crate::wal::timeline::Timeline;
 
@@ -67,5 +68,16 @@ impl Client {
         let sql = "SELECT min_recovery_end_timeline FROM pg_control_recovery()";
         let row = self.row("could not ask a standby for its timeline", sql, &[]).await?;
         Ok(Timeline(column::<i32>(&row, 0)?.cast_unsigned()))
+    }
+
+    /// The cluster's databases, by their numbers.
+    ///
+    /// # Errors
+    /// [`Kind::Unreachable`] if the session has ended.
+    pub async fn databases(&self) -> Result<Vec<Database>> {
+        let what = "could not ask for the databases";
+        let rows = self.session.query("SELECT oid, datname::text FROM pg_database ORDER BY oid", &[]).await;
+        let rows = rows.map_err(|error| self.failure(what, &error))?;
+        rows.iter().map(|row| Ok(Database { oid: column(row, 0)?, name: column(row, 1)? })).collect()
     }
 }

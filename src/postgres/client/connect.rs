@@ -13,18 +13,33 @@ use crate::postgres::client::parameters::{Host, Parameters, SslMode, Target};
 use crate::postgres::client::{failure, password, tls};
 
 /// A dead network is noticed after `KEEPALIVE_IDLE` + `KEEPALIVE_PROBES` * `KEEPALIVE_INTERVAL`: 30 s.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-const KEEPALIVE_PROBES: u32 = 3;
+pub(super) const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+pub(super) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+pub(super) const KEEPALIVE_PROBES: u32 = 3;
 
 /// An open session: what sends statements, and what tells that (and why) it ended.
 pub(super) type Session = (tokio_postgres::Client, watch::Receiver<Option<Arc<str>>>);
 
-/// Opens a session with the first target that answers. As in libpq, a server that answers and refuses ends the search.
+/// Opens a session that takes SQL.
 pub(super) async fn connect(parameters: &Parameters) -> Result<Session> {
+    search(parameters, async |attempt: Attempt<'_>| attempt.open_session().await).await
+}
+
+/// One attempt to open a session of some kind.
+pub(super) struct Attempt<'a> {
+    pub parameters: &'a Parameters,
+    pub target: &'a Target,
+    pub encryption: Encryption,
+    /// What an error begins with.
+    pub what: &'a str,
+}
+
+/// Opens a session with the first target that answers. As in libpq, a server that answers and refuses ends the search.
+/// `open` makes one attempt; how long it may take is seen to here.
+pub(super) async fn search<S>(parameters: &Parameters, open: impl AsyncFn(Attempt<'_>) -> Result<S>) -> Result<S> {
     let mut failed: Option<Error> = None;
     for target in &parameters.targets {
-        let error = match connect_to(parameters, target).await {
+        let error = match connect_to(parameters, target, &open).await {
             Ok(session) => return Ok(session),
             Err(error) => merge(failed, error),
         };
@@ -38,11 +53,15 @@ pub(super) async fn connect(parameters: &Parameters) -> Result<Session> {
 
 /// Tries one target, with TLS or without as its mode says. The second way is tried only if the first was refused: for
 /// want of TLS or in spite of it, for all we know.
-async fn connect_to(parameters: &Parameters, target: &Target) -> Result<Session> {
+async fn connect_to<S>(
+    parameters: &Parameters,
+    target: &Target,
+    open: &impl AsyncFn(Attempt<'_>) -> Result<S>,
+) -> Result<S> {
     let (first, second) = ways(parameters.ssl_mode, target);
-    match (attempt(parameters, target, first).await, second) {
+    match (attempt(parameters, target, first, open).await, second) {
         (Err(refused), Some(second)) if refused.kind() == Kind::Denied => {
-            attempt(parameters, target, second).await.map_err(|error| merge(Some(refused), error))
+            attempt(parameters, target, second, open).await.map_err(|error| merge(Some(refused), error))
         }
         (outcome, _) => outcome,
     }
@@ -67,21 +86,31 @@ fn ways(mode: SslMode, target: &Target) -> (Encryption, Option<Encryption>) {
 }
 
 /// One attempt, from the first packet to the end of the authentication, within the time that the user allows.
-async fn attempt(parameters: &Parameters, target: &Target, encryption: Encryption) -> Result<Session> {
-    let config = config(parameters, target, encryption);
+async fn attempt<S>(
+    parameters: &Parameters,
+    target: &Target,
+    encryption: Encryption,
+    open: &impl AsyncFn(Attempt<'_>) -> Result<S>,
+) -> Result<S> {
     let what = format!("could not connect to PostgreSQL at {target} as user \"{}\"", parameters.user);
-    let session = async {
-        if encryption == Encryption::Disable {
-            return Ok(open(&config, NoTls).await);
-        }
-        let connector = tls::connector(parameters.ssl_mode, &parameters.root_certificates)?;
-        Ok(open(&config, connector).await)
-    };
+    let session = open(Attempt { parameters, target, encryption, what: &what });
     match tokio::time::timeout(parameters.timeout, session).await {
-        Ok(session) => session?.map_err(|error| failure::of_connection(what, &error)),
+        Ok(session) => session,
         Err(_) => Err(Error::new(Kind::Unreachable, what)
             .detail(format!("there was no answer within {} s", parameters.timeout.as_secs()))
             .hint("Set PGHOST and PGPORT to where the server listens, or PGCONNECT_TIMEOUT to more seconds.")),
+    }
+}
+
+impl Attempt<'_> {
+    async fn open_session(self) -> Result<Session> {
+        let Attempt { parameters, target, encryption, what } = self;
+        let config = config(parameters, target, encryption);
+        let opened = match encryption {
+            Encryption::Disable => open(&config, NoTls).await,
+            _ => open(&config, tls::connector(parameters.ssl_mode, &parameters.root_certificates)?).await,
+        };
+        opened.map_err(|error| failure::of_connection(what.to_owned(), &error))
     }
 }
 
@@ -101,7 +130,7 @@ fn config(parameters: &Parameters, target: &Target, encryption: Encryption) -> C
         Host::Socket(directory) => config.host_path(directory),
         Host::Tcp(name) => config.host(name),
     };
-    if let Some(password) = password::password(parameters, target) {
+    if let Some(password) = password::password(parameters, target, &parameters.database) {
         config.password(password);
     }
     if let Some(options) = &parameters.options {

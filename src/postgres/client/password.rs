@@ -11,12 +11,12 @@ use std::path::Path;
 
 use crate::postgres::client::parameters::{Host, Parameters, SOCKET_DIRECTORIES, Target};
 
-/// The password for this target: `PGPASSWORD`, else the first line of the password file that fits.
-pub(super) fn password(parameters: &Parameters, target: &Target) -> Option<String> {
+/// The password for this target and database: `PGPASSWORD`, else the first line of the password file that fits.
+pub(super) fn password(parameters: &Parameters, target: &Target, database: &str) -> Option<String> {
     let from_file = || {
         let text = read(parameters.password_file.as_deref()?)?;
         let port = target.port.to_string();
-        find(&text, [&host_name(&target.host), &port, &parameters.database, &parameters.user])
+        find(&text, [&host_name(&target.host), &port, database, &parameters.user])
     };
     parameters.password.clone().or_else(from_file)
 }

@@ -13,7 +13,13 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use sha2::{Digest, Sha256, Sha384, Sha512};
 use tokio_postgres_rustls::MakeRustlsConnect;
+use x509_cert::der::Decode;
+use x509_cert::der::oid::db::rfc5912::{
+    ECDSA_WITH_SHA_256, ECDSA_WITH_SHA_384, SHA_1_WITH_RSA_ENCRYPTION, SHA_256_WITH_RSA_ENCRYPTION,
+    SHA_384_WITH_RSA_ENCRYPTION, SHA_512_WITH_RSA_ENCRYPTION,
+};
 
 use crate::error::{Error, Kind, Result};
 use crate::postgres::client::parameters::{RootCertificates, SslMode};
@@ -26,19 +32,41 @@ use crate::postgres::client::parameters::{RootCertificates, SslMode};
 /// # Errors
 /// [`Kind::Config`] if the root certificates that are needed or named cannot be read.
 pub(super) fn connector(mode: SslMode, roots: &RootCertificates) -> Result<MakeRustlsConnect> {
+    config(mode, roots).map(MakeRustlsConnect::new)
+}
+
+/// The same for a connection of our own.
+///
+/// # Errors
+/// Those of [`connector`].
+pub(super) fn config(mode: SslMode, roots: &RootCertificates) -> Result<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let trust = match root_certificates(mode, roots)? {
         Some(certificates) => Some(Trust::new(certificates, mode == SslMode::VerifyFull, provider.clone())?),
         None => None,
     };
     let verifier = Verifier { algorithms: provider.signature_verification_algorithms, trust };
-    let config = ClientConfig::builder_with_provider(provider)
+    Ok(ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| Error::new(Kind::Bug, "could not set up TLS").detail(error.to_string()))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
-    Ok(MakeRustlsConnect::new(config))
+        .with_no_client_auth())
+}
+
+/// What binds an authentication to this connection: the digest of the server's certificate with the hash function of its
+/// signature, SHA-256 in place of weaker ones (`tls-server-end-point`, RFC 5929, section 4.1). `None` where that names no
+/// hash function, as for Ed25519.
+pub(super) fn end_point(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    let parsed = x509_cert::Certificate::from_der(certificate).ok()?;
+    Some(match parsed.signature_algorithm.oid {
+        SHA_1_WITH_RSA_ENCRYPTION | SHA_256_WITH_RSA_ENCRYPTION | ECDSA_WITH_SHA_256 => {
+            Sha256::digest(certificate).to_vec()
+        }
+        SHA_384_WITH_RSA_ENCRYPTION | ECDSA_WITH_SHA_384 => Sha384::digest(certificate).to_vec(),
+        SHA_512_WITH_RSA_ENCRYPTION => Sha512::digest(certificate).to_vec(),
+        _ => return None,
+    })
 }
 
 /// The certificates to verify against; `None` if there is nothing to verify. Stricter than libpq in one point: a file

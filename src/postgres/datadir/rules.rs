@@ -27,7 +27,8 @@ const EMPTIED: [&str; 7] =
 
 /// Is this file or directory no part of a backup? Goes beyond PostgreSQL in one point: signal files stay, for they say
 /// what this server does, not what the restored one shall do.
-pub(super) fn is_left_out(path: &str, name: &str) -> bool {
+pub fn is_left_out(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path);
     LEFT_OUT.contains(&name)
         || LEFT_OUT_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
         || (path == name && name.ends_with(".signal"))
@@ -75,18 +76,18 @@ mod tests {
     #[test]
     fn names_that_are_left_out() {
         for name in ["postmaster.pid", "pgsql_tmp", "pgsql_tmp1234.5", "pg_internal.init", "pg_internal.init.77"] {
-            assert!(is_left_out(&format!("base/5/{name}"), name), "{name}");
+            assert!(is_left_out(&format!("base/5/{name}")), "{name}");
         }
         for name in ["postmaster.pid.old", "backup_label.old", "tablespace_map.old", "PG_VERSION", "pg_internal"] {
-            assert!(!is_left_out(name, name), "{name}");
+            assert!(!is_left_out(name), "{name}");
         }
     }
 
     #[test]
     fn signal_files_are_left_out_where_postgresql_looks_for_them() {
-        assert!(is_left_out("standby.signal", "standby.signal"));
-        assert!(is_left_out("recovery.signal", "recovery.signal"));
-        assert!(!is_left_out("my/own.signal", "own.signal"));
+        assert!(is_left_out("standby.signal"));
+        assert!(is_left_out("recovery.signal"));
+        assert!(!is_left_out("my/own.signal"));
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl Walker {
                 continue;
             }
             let path = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
-            if !rules::is_left_out(&path, name) {
+            if !rules::is_left_out(&path) {
                 self.visit(path, name, source.join(name), depth)?;
             }
         }
