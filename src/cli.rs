@@ -6,6 +6,7 @@
 pub mod arguments;
 mod backups;
 pub mod config;
+mod deleting;
 mod doctor;
 mod help;
 mod looking;

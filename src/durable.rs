@@ -16,7 +16,7 @@ use crate::error::{Context, Error, Kind, Result};
 const STAGED_PREFIX: &str = ".walden-staged-";
 
 /// A staged file that nobody has written to for this long belongs to a process that was killed.
-const STALE_AFTER: Duration = Duration::from_secs(3600);
+pub const STALE_AFTER: Duration = Duration::from_secs(3600);
 
 /// A file in the making, beside its target and so on the same file system. Dropped unpublished, it is removed.
 pub struct Staged {

@@ -81,6 +81,32 @@ pub trait Store: Send + Sync + Debug {
     /// The first refusal, after all keys have been tried, saying how many of them were refused, and until when those stay
     /// that are locked.
     async fn delete(&self, keys: &[String]) -> Result<()>;
+
+    /// What time it is by the clock that the ages of objects are told by. A store that does not tell gets this machine's.
+    async fn now(&self) -> Result<Timestamp>;
+
+    /// What writers that were killed have left of objects that never came to be, untouched since `before`: not listed, and
+    /// not read. Most stores leave nothing.
+    async fn leftovers(&self, _before: Timestamp) -> Result<Leftovers> {
+        Ok(Leftovers::default())
+    }
+
+    /// Removes these leftovers; says what it has removed.
+    ///
+    /// # Errors
+    /// The first refusal, after all have been tried.
+    async fn remove_leftovers(&self, _before: Timestamp) -> Result<Leftovers> {
+        Ok(Leftovers::default())
+    }
+}
+
+/// How much is left of objects that never came to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leftovers {
+    /// How many there are.
+    pub count: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// The address of what lies at `location` as seen from this process, by which one process's notes are told from another's:

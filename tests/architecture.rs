@@ -72,6 +72,7 @@ const UNITS: &[(&str, Layer)] = &[
     ("backup::manifest", Vocabulary),
     ("backup::damage", Vocabulary),
     ("backup::plan", Vocabulary),
+    ("backup::garbage", Vocabulary),
     ("backup::retention", Vocabulary),
     ("restore::plan", Vocabulary),
     ("restore::destination", Vocabulary),
@@ -82,11 +83,13 @@ const UNITS: &[(&str, Layer)] = &[
 /// Modules with a name of their own that are parts of a unit.
 const PARTS: &[(&str, &str)] = &[
     ("backup::copy", "backup::push"),
+    ("backup::journal", "backup::push"),
     ("backup::listing", "backup::push"),
     ("backup::pack", "backup::push"),
     ("backup::pages", "backup::push"),
     ("backup::preflight", "backup::push"),
     ("backup::read", "backup::push"),
+    ("backup::resume", "backup::push"),
     ("backup::remote", "backup::push"),
     ("backup::session", "backup::push"),
     ("backup::volume", "backup::push"),

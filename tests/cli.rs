@@ -458,6 +458,7 @@ fn help_has_an_example_for_each_caller() {
         "backup-fetch",
         "backup-list",
         "backup-show",
+        "delete",
         "daemon",
         "config",
     ] {

@@ -23,7 +23,7 @@ use walden::error::Kind;
 use walden::layout::Key;
 use walden::storage::memory::Memory;
 use walden::storage::s3::{Options, Wanted};
-use walden::storage::{self, Body, ListQuery, PAGE_SIZE, PutMode, Store};
+use walden::storage::{self, Body, Leftovers, ListQuery, PAGE_SIZE, PutMode, Store};
 
 use support::random::Random;
 use support::s3::{Answer, BUCKET, S3};
@@ -142,6 +142,26 @@ async fn the_age_of_an_object_is_that_of_its_put() {
     assert!(before - slack <= modified && modified <= Timestamp::now() + slack, "{modified}");
     let listed = part.store.list(&below("x")).await.unwrap().objects.remove(0).modified;
     assert!(listed.duration_since(modified).abs() <= slack, "{listed} {modified}");
+}
+
+#[tokio::test]
+async fn a_store_tells_the_time_by_the_clock_of_its_objects() {
+    let part = part("clock").await;
+    part.put("x", b"x").await.unwrap();
+    let (stored, now) = (part.store.head("x").await.unwrap().modified, part.store.now().await.unwrap());
+    // HTTP dates have whole seconds.
+    let slack = SignedDuration::from_secs(2);
+    assert!(stored - slack <= now && now <= Timestamp::now() + slack, "{stored} {now}");
+}
+
+#[tokio::test]
+async fn leftovers_are_never_objects() {
+    let part = part("leftovers").await;
+    part.put("x", b"x").await.unwrap();
+    let later = Timestamp::now() + SignedDuration::from_hours(1);
+    assert_eq!(part.store.leftovers(later).await.unwrap(), Leftovers::default());
+    assert_eq!(part.store.remove_leftovers(later).await.unwrap(), Leftovers::default());
+    assert_eq!(part.get("x").await.unwrap(), b"x");
 }
 
 #[tokio::test]

@@ -71,7 +71,11 @@ pub async fn look(archive: &Archive, system: SystemId) -> Result<Vec<(BackupId, 
         }
     })
     .await?;
-    found.sort_by_key(|(id, _)| *id);
+    // A backup that was resumed has an early id, and is as new as its end.
+    found.sort_by_key(|(id, found)| match found {
+        Ok(Found::Complete(backup)) => (backup.finished, *id),
+        _ => (id.started(), *id),
+    });
     Ok(found)
 }
 
@@ -102,21 +106,67 @@ pub async fn underway(
         if now.duration_since(id.started()) > LONGEST_BACKUP {
             continue;
         }
-        let (mut complete, mut newest) = (false, Timestamp::MIN);
-        let commit = Key::Backup(system, id).to_string();
-        let query = ListQuery { prefix: layout::backup_prefix(system, id), ..ListQuery::default() };
-        list_all(&**archive.store(), query, |page| {
-            for object in page.objects {
-                complete |= object.key == commit;
-                newest = newest.max(object.modified);
-            }
-        })
-        .await?;
+        let Contents { complete, newest, .. } = contents(archive, system, id).await?;
         if !complete && now.duration_since(newest) <= recent {
             underway.push((id, newest));
         }
     }
     Ok(underway)
+}
+
+/// What lies below an id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contents {
+    /// Is there a short manifest, of whatever content?
+    pub complete: bool,
+    /// How many objects of the backup there are.
+    pub objects: u64,
+    /// Their stored bytes.
+    pub bytes: u64,
+    /// When the newest object below the id was stored, by the store's clock.
+    pub newest: Timestamp,
+}
+
+/// Lists what lies below an id.
+///
+/// # Errors
+/// Those of the store.
+pub async fn contents(archive: &Archive, system: SystemId, id: BackupId) -> Result<Contents> {
+    let mut contents = Contents { complete: false, objects: 0, bytes: 0, newest: Timestamp::MIN };
+    let query = ListQuery { prefix: layout::backup_prefix(system, id), ..ListQuery::default() };
+    list_all(&**archive.store(), query, |page| {
+        for object in page.objects {
+            contents.newest = contents.newest.max(object.modified);
+            // What others have put there is not the backup's.
+            let Some(key) = Key::parse(&object.key) else { continue };
+            contents.complete |= key == Key::Backup(system, id);
+            contents.objects += 1;
+            contents.bytes += object.size;
+        }
+    })
+    .await?;
+    Ok(contents)
+}
+
+/// The ids of a cluster without a short manifest, oldest first, with what lies below them.
+///
+/// # Errors
+/// Those of the store.
+pub async fn incomplete(archive: &Archive, system: SystemId) -> Result<Vec<(BackupId, Contents)>> {
+    let mut incomplete = Vec::new();
+    for id in ids(archive, system).await? {
+        // Of complete ones, which can have very many objects, nothing is listed.
+        match archive.store().head(&Key::Backup(system, id).to_string()).await {
+            Ok(_) => continue,
+            Err(error) if error.kind() == Kind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let contents = contents(archive, system, id).await?;
+        if !contents.complete {
+            incomplete.push((id, contents));
+        }
+    }
+    Ok(incomplete)
 }
 
 /// The complete backups of a cluster, oldest first.

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::damage::PageCheck;
+use super::journal::Journal;
 use super::listing::{Listed, Listing};
 use super::manifest::{File, Line};
 use super::pack::{Packer, add_content};
@@ -17,6 +18,7 @@ use super::pages::{self, Pages};
 use super::plan::{Plan, Shape, plan};
 use super::push::Options;
 use super::read::describe;
+use super::resume::{Interrupted, take_over};
 use super::session;
 use super::volume::{FinishedPart, VolumeWriter};
 use crate::archive::Archive;
@@ -42,6 +44,10 @@ pub(super) struct Copying<'a> {
     /// Where replay of the copy begins.
     pub(super) start: Lsn,
     pub(super) standby: bool,
+    /// The interrupted run that this one goes on with.
+    pub(super) interrupted: Option<&'a Interrupted>,
+    /// Where it is written down for a later run.
+    pub(super) journal: Option<Arc<Journal>>,
 }
 
 /// All that was copied.
@@ -63,12 +69,17 @@ impl Copying<'_> {
             self.observer.notice(Event::Warning(why));
         }
         let pages = Arc::new(Pages::new(&self.control, &root, self.start));
+        let listing = Arc::new(Listing::begin(self.id, self.journal.clone())?);
+        let files = match self.interrupted {
+            Some(interrupted) => take_over(interrupted, &root, &files, &listing, &pages)?,
+            None => files,
+        };
+        self.journal.iter().for_each(|journal| journal.publish());
         let plan = plan(files);
         let name = format!("copying {} files", plan.files.len());
         self.observer.notice(Event::Phase { name, bytes: Some(plan.bytes) });
 
         let Options { level, max_rate, .. } = *self.options;
-        let listing = Arc::new(Listing::begin(self.id)?);
         let (parts, storing) =
             Storing::begin(self.archive, self.control.system_id, self.id, self.shape.uploads, &listing);
         let packer = Packer {
@@ -80,6 +91,7 @@ impl Copying<'_> {
             parts,
             listing: listing.clone(),
             stop: Arc::new(AtomicBool::new(false)),
+            first_volume: self.interrupted.map_or(0, Interrupted::first_volume),
             observer: self.observer.clone(),
         };
         let volumes = match self.pack(packer, plan, directories).await {
@@ -178,7 +190,7 @@ impl Storing {
             let (archive, key, listing) = (archive.clone(), Key::Part(system, id, part.name()), listing.clone());
             async move {
                 archive.put_plain(&key, Bytes::from(content)).await?;
-                listing.add(&Line::Part(part))
+                listing.add_part(part)
             }
         });
         let task = tokio::spawn(async { stored.await.map(drop) });

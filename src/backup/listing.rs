@@ -2,11 +2,12 @@
 //! memory.
 
 use std::io::{BufWriter, Seek, SeekFrom};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tempfile::SpooledTempFile;
 
-use super::manifest::{Head, Line};
+use super::journal::{Entry, Journal, Record};
+use super::manifest::{Head, Line, Part};
 use crate::error::{Context, Result};
 use crate::layout::{BackupId, FORMAT};
 
@@ -17,6 +18,8 @@ const IN_MEMORY: usize = 8 << 20;
 #[derive(Debug)]
 pub(super) struct Listing {
     inner: Mutex<Inner>,
+    /// Where the same is written down for a later run, should this one be interrupted.
+    journal: Option<Arc<Journal>>,
 }
 
 #[derive(Debug)]
@@ -49,14 +52,32 @@ pub(super) struct Listed {
 
 impl Listing {
     /// Begins the list of this backup.
-    pub(super) fn begin(id: BackupId) -> Result<Listing> {
+    pub(super) fn begin(id: BackupId, journal: Option<Arc<Journal>>) -> Result<Listing> {
         let spool = BufWriter::with_capacity(64 << 10, SpooledTempFile::new(IN_MEMORY));
-        let listing = Listing { inner: Mutex::new(Inner { spool, counts: Counts::default() }) };
+        let listing = Listing { inner: Mutex::new(Inner { spool, counts: Counts::default() }), journal };
         listing.add(&Line::Head(Head { format: FORMAT, id }))?;
         Ok(listing)
     }
 
-    /// Adds a line.
+    /// Adds a file that a later run could take over.
+    pub(super) fn add_record(&self, record: Record) -> Result<()> {
+        self.add(&Line::File(record.file.clone()))?;
+        if let Some(journal) = &self.journal {
+            journal.add(&Entry::File(record));
+        }
+        Ok(())
+    }
+
+    /// Adds a part that is stored.
+    pub(super) fn add_part(&self, part: Part) -> Result<()> {
+        self.add(&Line::Part(part.clone()))?;
+        if let Some(journal) = &self.journal {
+            journal.add(&Entry::Part(part));
+        }
+        Ok(())
+    }
+
+    /// Adds a line of which no later run needs to know.
     pub(super) fn add(&self, line: &Line) -> Result<()> {
         // A thread that panicked ended the backup, and its list is not used.
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);

@@ -68,6 +68,10 @@ pub struct Backup {
     /// `global/pg_control`.
     #[serde(default, skip_serializing_if = "is_false")]
     pub from_standby: bool,
+    /// Was it gone on with after an interruption? Then it began later than its id says, and its older volumes may end early
+    /// and hold files that are not in it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub resumed: bool,
     /// How it was taken.
     #[serde(default, skip_serializing_if = "Method::is_local")]
     pub method: Method,
@@ -754,6 +758,7 @@ pub(crate) mod tests {
             databases: Vec::new(),
             pages: None,
             from_standby: false,
+            resumed: false,
             method: Method::Local,
             marks: Marks::default(),
         }

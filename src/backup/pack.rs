@@ -46,12 +46,15 @@ pub(super) struct Packer {
     pub(super) listing: Arc<Listing>,
     /// Set to end the work early.
     pub(super) stop: Arc<AtomicBool>,
+    /// The number of the first volume; those before it are an interrupted run's.
+    pub(super) first_volume: u32,
     /// Who is told of the progress.
     pub(super) observer: Arc<dyn Observer>,
 }
 
 impl Packer {
-    /// Packs all that is planned and returns the volumes, which can still take more. Volume 0 is the first.
+    /// Packs all that is planned and returns the volumes, which can still take more; at least one. The first one begins with
+    /// the directories.
     ///
     /// # Errors
     /// The first worker's; the others stop at their next file or slice.
@@ -66,7 +69,7 @@ impl Packer {
             plan,
             directories,
             next_job: AtomicUsize::new(0),
-            next_volume: AtomicU32::new(0),
+            next_volume: AtomicU32::new(self.first_volume),
             busy: AtomicUsize::new(0),
         };
         let outcomes = pool.broadcast(|_| {
@@ -84,6 +87,9 @@ impl Packer {
         }
         if self.stop.load(Ordering::Relaxed) {
             return Err(stopped());
+        }
+        if volumes.is_empty() {
+            volumes.push(shared.begin_volume()?);
         }
         volumes.sort_by_key(VolumeWriter::number);
         Ok(volumes)
@@ -130,7 +136,7 @@ impl Shared<'_> {
         let number = self.next_volume.fetch_add(1, Ordering::Relaxed);
         let Packer { level, shape, parts, .. } = self.packer;
         let mut volume = VolumeWriter::new(number, *level, shape.part_size, parts.clone())?;
-        if number == 0 {
+        if number == self.packer.first_volume {
             for directory in self.directories {
                 volume.add_directory(directory)?;
                 self.packer.listing.add(&Line::Dir(directory.clone()))?;
@@ -156,7 +162,10 @@ impl Shared<'_> {
             file.crc32c = self.add_slices(&source, volume)?;
             volume.end_large(&file)?;
         }
-        self.packer.listing.add(&Line::File(file))
+        match source.record(&file) {
+            Some(record) => self.packer.listing.add_record(record),
+            None => self.packer.listing.add(&Line::File(file)),
+        }
     }
 
     /// Adds the content of a large file; returns its CRC.

@@ -85,6 +85,11 @@ impl Pages {
         }
     }
 
+    /// So many more were verified, now or by an earlier run whose files are taken over.
+    pub(super) fn count(&self, pages: u64) {
+        self.checked.fetch_add(pages, Ordering::Relaxed);
+    }
+
     /// Verifies the pages that `bytes` begins with, as they were just read from `offset` of this file. What follows the last
     /// whole page is none, for the server as well (`_mdnblocks` in src/backend/storage/smgr/md.c).
     ///
@@ -97,7 +102,8 @@ impl Pages {
         let path = source.described.path.as_str();
         let Some(file) = self.enabled.then(|| DataFile::parse(path)).flatten() else { return Ok(()) };
         let (pages, _) = bytes.as_chunks_mut::<PAGE_SIZE>();
-        self.checked.fetch_add(pages.len() as u64, Ordering::Relaxed);
+        self.count(pages.len() as u64);
+        source.checked.pages.fetch_add(pages.len() as u64, Ordering::Relaxed);
         let first = file.first_block.wrapping_add((offset / PAGE_SIZE as u64) as u32);
         let mut doubts: Vec<(usize, Doubt)> = Vec::new();
         for (index, page) in pages.iter().enumerate() {
@@ -109,6 +115,7 @@ impl Pages {
         if doubts.is_empty() {
             return Ok(());
         }
+        source.checked.doubtful.store(true, Ordering::Relaxed);
         tracing::debug!("{} pages of \"{path}\" do not match their checksums; they are read again", doubts.len());
         let at = |index: usize| offset + (index * PAGE_SIZE) as u64;
         settle(&mut doubts, self.start, ON_THE_WAY, |&index, page| {

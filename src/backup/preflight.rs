@@ -10,7 +10,7 @@ use super::catalogue;
 use super::push::Options;
 use crate::archive::Archive;
 use crate::error::{Context, Error, Kind, Result};
-use crate::layout::{self, Key};
+use crate::layout::{self, BackupId, Key};
 use crate::observe::{Event, Observer};
 use crate::postgres::client::{ArchiveMode, Archiver, Archiving, Client, Holder, Replication, Sender, Server};
 use crate::postgres::control::{ControlFile, SystemId};
@@ -54,7 +54,6 @@ pub(super) async fn preflight(
         true => require_wal(archive, server.system_id).await?,
         false => compare(archive, server.system_id, &archiver, observer).await?,
     }
-    warn_of_others(archive, server.system_id, observer).await?;
     Ok(Ready { server, data_directory, control })
 }
 
@@ -103,7 +102,7 @@ pub(super) async fn remote(
         Some(archiver) => compare(archive, sender.system_id, archiver, observer).await?,
         None => {}
     }
-    warn_of_others(archive, sender.system_id, observer).await?;
+    warn_of_others(archive, sender.system_id, None, observer).await?;
     Ok(RemoteReady { replication, sender, session })
 }
 
@@ -233,13 +232,19 @@ async fn compare(archive: &Archive, system: SystemId, archiver: &Archiver, obser
 
 /// A backup of another host, such as the primary's while this is a standby, is seen in the archive alone, and looks like
 /// the remains of one that failed: so this is a word, not a refusal.
-async fn warn_of_others(archive: &Archive, system: SystemId, observer: &Arc<dyn Observer>) -> Result<()> {
+/// `known` was interrupted on this host.
+pub(super) async fn warn_of_others(
+    archive: &Archive,
+    system: SystemId,
+    known: Option<BackupId>,
+    observer: &Arc<dyn Observer>,
+) -> Result<()> {
     let now = Timestamp::now();
     let underway = match catalogue::underway(archive, system, now, UNDERWAY).await {
         Err(error) if error.kind() == Kind::Denied => return Ok(()),
         underway => underway.during(|| "could not look for backups that are being taken")?,
     };
-    for (id, stored) in underway {
+    for (id, stored) in underway.into_iter().filter(|(id, _)| Some(*id) != known) {
         observer.notice(Event::Warning(format!(
             "backup {id} is incomplete and stored something at {stored:.0}: another host may be taking it, or it was \
              interrupted"

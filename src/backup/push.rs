@@ -14,7 +14,8 @@ use super::damage::PageCheck;
 use super::listing::Listed;
 use super::manifest::{Backup, Marks, Method};
 use super::plan::Shape;
-use super::preflight::{Ready, preflight};
+use super::preflight::{Ready, preflight, warn_of_others};
+use super::resume::{Interrupted, Journals};
 use super::wait::Waiting;
 use crate::archive::{Archive, Encoded};
 use crate::codec::Description;
@@ -51,6 +52,12 @@ pub struct Options {
     pub wal_timeout: Duration,
     /// What becomes of a backup with damaged pages.
     pub on_corruption: OnCorruption,
+    /// Go on with a backup that was interrupted, if there is one that can be gone on with.
+    pub resume: bool,
+    /// Where journals of backups lie; `None` if there is no such place. This user's alone.
+    pub journals: Option<PathBuf>,
+    /// The address of the store, by which its journals are told from those of others.
+    pub address: String,
     /// What is written on the backup. Its label is PostgreSQL's label of the backup, too.
     pub marks: Marks,
 }
@@ -69,14 +76,33 @@ pub async fn push(
 ) -> Result<Backup> {
     let shape = Shape::within(options.memory_limit, options.workers, options.part_size, options.level)?;
     let Ready { server, data_directory, control } = preflight(archive, client, options, observer).await?;
+    let journals = Journals::look(options, &control, &data_directory);
+    // Before the backup mode begins: reading back can take long.
+    let (known, interrupted) = journals.interrupted(archive, options.resume, observer).await?;
+    warn_of_others(archive, server.system_id, known, observer).await?;
     observer.notice(Event::Phase { name: "waiting for a checkpoint".into(), bytes: None });
     let start = client.backup_start(options.marks.label.as_deref().unwrap_or(LABEL)).await?;
     let started = Timestamp::now();
     // A standby's start is that of a restartpoint, which may be the first one on a new timeline.
     let timeline = client.server().await?.timeline;
-    let id = BackupId::new(started, SegmentName::containing(timeline, start, server.segment_size));
+    let new = BackupId::new(started, SegmentName::containing(timeline, start, server.segment_size));
+    // The stored parts lie below the id of when it was begun.
+    let id = interrupted.as_ref().map_or(new, Interrupted::id);
     let standby = server.in_recovery;
-    let copying = Copying { archive, client, options, observer, id, control, shape, start, standby };
+    let journal = journals.begin(id);
+    let copying = Copying {
+        archive,
+        client,
+        options,
+        observer,
+        id,
+        control,
+        shape,
+        start,
+        standby,
+        interrupted: interrupted.as_ref(),
+        journal: journal.clone(),
+    };
     let (Copied { listed, tablespaces, databases, pages }, stop) =
         copying.copy(&data_directory).await.during(|| format!("could not take backup {id}"))?;
     let finished = Timestamp::now();
@@ -97,8 +123,12 @@ pub async fn push(
         pages,
         from_standby: standby,
         method: Method::Local,
+        interrupted,
     };
-    complete(archive, Some(client), options, observer, facts, listed).await
+    let backup = complete(archive, Some(client), options, observer, facts, listed).await?;
+    journal.iter().for_each(|journal| journal.remove());
+    journals.clear();
+    Ok(backup)
 }
 
 /// What is known of a backup when its files are stored.
@@ -118,6 +148,8 @@ pub(super) struct Facts {
     pub(super) pages: Option<PageCheck>,
     pub(super) from_standby: bool,
     pub(super) method: Method,
+    /// The run that it went on with.
+    pub(super) interrupted: Option<Interrupted>,
 }
 
 /// Completes a backup whose parts are stored: waits for its WAL, and commits it. `session` is for explanations; without it
@@ -154,10 +186,14 @@ pub(super) async fn complete(
         databases: facts.databases,
         pages: facts.pages,
         from_standby: facts.from_standby,
+        resumed: facts.interrupted.is_some(),
         method: facts.method,
         marks: options.marks.clone(),
     };
     Waiting { archive, client: session, backup: &backup, timeout: options.wal_timeout, observer }.wait().await?;
+    if let Some(interrupted) = &facts.interrupted {
+        interrupted.require_parts(archive).await.during(|| format!("could not complete backup {id}"))?;
+    }
     commit(archive, &backup, list).await.during(|| format!("could not complete backup {id}"))?;
     let damage = backup.damage().map(|check| format!(", and has {}", check.count())).unwrap_or_default();
     observer.notice(Event::Done(format!("backup {id} is complete{damage}")));

@@ -4,11 +4,13 @@ use std::fs::{self, Metadata};
 use std::io::{ErrorKind, IoSliceMut};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use rustix::fs::{Advice, fadvise};
 use rustix::io::{ReadWriteFlags, preadv2};
 
+use super::journal::{Record, Seen};
 use super::manifest::File;
 use crate::error::{Context, Result};
 use crate::postgres::page::Page;
@@ -20,6 +22,19 @@ pub(super) struct Source {
     place: PathBuf,
     /// What the manifest says of it, without digest and place in a volume.
     pub(super) described: File,
+    /// Which very file it is, and in which state.
+    pub(super) seen: Seen,
+    /// What verifying its pages has come to so far.
+    pub(super) checked: Checked,
+}
+
+/// What verifying the pages of a file has come to.
+#[derive(Debug, Default)]
+pub(super) struct Checked {
+    /// So many were verified.
+    pub(super) pages: AtomicU64,
+    /// One of them was wrong at the first look, whatever it became later.
+    pub(super) doubtful: AtomicBool,
 }
 
 /// Bytes of a file, and whether the host had them in memory anyway.
@@ -35,6 +50,7 @@ impl Source {
     pub(super) fn open(root: &Path, path: String) -> Result<Option<Source>> {
         let place = root.join(&path);
         let what = || format!("could not read \"{}\"", place.display());
+        let now = Timestamp::now();
         let file = match fs::File::open(&place) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             opened => opened.during(what)?,
@@ -43,7 +59,15 @@ impl Source {
         // The kernel's own reading ahead would bring what nobody could tell from the server's pages later.
         let _ = fadvise(&file, 0, None, Advice::Random);
         let described = describe(path, &metadata, metadata.len());
-        Ok(Some(Source { file, place, described }))
+        Ok(Some(Source { file, place, described, seen: Seen::of(&metadata, now), checked: Checked::default() }))
+    }
+
+    /// What a later run needs to take the file over, which `file` tells of; `None` if a page of it was in doubt: that must
+    /// be looked at again.
+    pub(super) fn record(&self, file: &File) -> Option<Record> {
+        let (pages, doubtful) = (&self.checked.pages, &self.checked.doubtful);
+        let record = || Record { file: file.clone(), seen: self.seen, pages: pages.load(Ordering::Relaxed) };
+        (!doubtful.load(Ordering::Relaxed)).then(record)
     }
 
     /// Its bytes when it was opened: what it gains meanwhile is in the WAL.

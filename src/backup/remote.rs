@@ -73,6 +73,7 @@ pub async fn push(
         pages,
         from_standby,
         method: Method::Remote,
+        interrupted: None,
     };
     complete(archive, session.as_ref(), options, observer, facts, listed).await
 }
@@ -130,7 +131,7 @@ impl Receiving<'_> {
             self.observer.notice(Event::Warning(text.into()));
         }
         let pages = Arc::new(StreamPages::new(self.sender.data_checksums && self.sender.usual_build, transfer.start));
-        let listing = Arc::new(Listing::begin(self.id)?);
+        let listing = Arc::new(Listing::begin(self.id, None)?);
         let (parts, storing) =
             Storing::begin(self.archive, self.sender.system_id, self.id, self.shape.uploads, &listing);
         let volume = VolumeWriter::new(0, self.options.level, self.shape.part_size, parts)?;

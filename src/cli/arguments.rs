@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
@@ -96,6 +97,8 @@ pub enum Verb {
         /// What to change.
         change: MarkChange,
     },
+    /// Delete something.
+    Delete(Deletion),
     /// Help `wal-push` until the process ends.
     Daemon {
         /// The data directory.
@@ -111,6 +114,16 @@ pub enum Verb {
     Doctor,
     /// Show the settings.
     Config,
+}
+
+/// What `delete` is to delete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletion {
+    /// What failed backups have left.
+    Garbage {
+        /// How long nothing was stored of it.
+        older_than: Duration,
+    },
 }
 
 /// What `backup-fetch` is to do.
@@ -190,7 +203,10 @@ fn verb_command(verb: VerbName) -> Command {
         .args(own.map(argument));
     match verb {
         VerbName::BackupFetch => target_rules(command),
-        VerbName::BackupPush => command.mut_arg(options::REMOTE.row.name, |arg| arg.conflicts_with(help::PGDATA)),
+        // What a file was when it was read is not known of one that the server sends.
+        VerbName::BackupPush => command
+            .mut_arg(options::REMOTE.row.name, |arg| arg.conflicts_with(help::PGDATA))
+            .mut_arg(options::RESUME.row.name, |arg| arg.conflicts_with(options::REMOTE.row.name)),
         VerbName::BackupMark => command
             .mut_arg(options::NO_KEEP.row.name, |arg| arg.conflicts_with(options::KEEP.row.name))
             .group(ArgGroup::new("change").multiple(true).required(true).args(MARKS.map(|row| row.name))),
@@ -317,6 +333,7 @@ fn verb(name: VerbName, matches: &ArgMatches, settings: &Settings) -> Result<Ver
         VerbName::BackupMark => {
             Verb::BackupMark { backup: required(matches, help::BACKUP, str::parse)?, change: mark_change(settings)? }
         }
+        VerbName::Delete => Verb::Delete(required(matches, help::WHAT, |what| deletion(what, settings))?),
         VerbName::Daemon => Verb::Daemon { pgdata: required(matches, help::PGDATA, PathBuf::read)? },
         VerbName::WalShow => Verb::WalShow,
         VerbName::WalVerify => Verb::WalVerify,
@@ -324,6 +341,14 @@ fn verb(name: VerbName, matches: &ArgMatches, settings: &Settings) -> Result<Ver
         VerbName::Doctor => Verb::Doctor,
         VerbName::Config => Verb::Config,
     })
+}
+
+fn deletion(what: &str, settings: &Settings) -> Result<Deletion> {
+    match what {
+        "garbage" => Ok(Deletion::Garbage { older_than: settings.get(&options::OLDER_THAN)? }),
+        _ => Err(Error::new(Kind::Usage, format!("\"{what}\" is nothing that can be deleted"))
+            .hint("Write walden delete garbage.")),
+    }
 }
 
 fn optional<T>(matches: &ArgMatches, name: &str, read: impl FnOnce(&str) -> Result<T>) -> Result<Option<T>> {
@@ -510,6 +535,7 @@ mod tests {
                     VerbName::WalFetch => &["00000002.history", "x"],
                     VerbName::BackupShow | VerbName::BackupMark => &["LATEST"],
                     VerbName::BackupCat => &["LATEST", "x"],
+                    VerbName::Delete => &["garbage"],
                     VerbName::BackupPush | VerbName::BackupList | VerbName::Config => &[],
                     VerbName::WalShow | VerbName::WalVerify | VerbName::Status | VerbName::Doctor => &[],
                 };

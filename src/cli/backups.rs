@@ -101,6 +101,7 @@ fn value(backup: &Backup) -> Result<Value> {
         value[name] = mark;
     }
     value["from_standby"] = backup.from_standby.into();
+    value["resumed"] = backup.resumed.into();
     value["method"] = json!(backup.method);
     Ok(value)
 }
@@ -132,6 +133,9 @@ pub(super) fn show(backup: &Backup) -> String {
     ];
     if backup.from_standby {
         lines.push(("from", "a standby".to_owned()));
+    }
+    if backup.resumed {
+        lines.push(("resumed", "after an interruption; begun when its id says".to_owned()));
     }
     if backup.method == Method::Remote {
         lines.push(("method", "remote: the server sent it".to_owned()));

@@ -17,6 +17,7 @@ pub(super) const PGDATA: &str = "PGDATA";
 pub(super) const DIR: &str = "DIR";
 pub(super) const BACKUP: &str = "BACKUP";
 pub(super) const FILE: &str = "FILE";
+pub(super) const WHAT: &str = "WHAT";
 
 /// The operands of a verb, in their order.
 pub(super) fn positionals(verb: VerbName) -> &'static [Positional] {
@@ -53,6 +54,7 @@ pub(super) fn positionals(verb: VerbName) -> &'static [Positional] {
                 doc: "The file's path in the data directory, such as postgresql.conf",
             },
         ],
+        VerbName::Delete => &[Positional { name: WHAT, required: true, doc: "garbage: what failed backups have left" }],
         VerbName::Daemon => {
             &[Positional { name: PGDATA, required: true, doc: "The data directory of the cluster to serve" }]
         }
@@ -77,6 +79,7 @@ pub(super) fn summary(verb: VerbName) -> &'static str {
         VerbName::BackupShow => "Show one base backup",
         VerbName::BackupCat => "Write one file of a base backup to standard output",
         VerbName::BackupMark => "Change the label, the notes or the keeping of a base backup",
+        VerbName::Delete => "Delete what failed backups have left",
         VerbName::Daemon => "Help wal-push with connections that are ready: for a store that is far away",
         VerbName::WalShow => "Show which WAL is in the archive, timeline by timeline",
         VerbName::WalVerify => "Verify that every backup finds the WAL to recover from it",
@@ -113,6 +116,9 @@ On the server that was promoted, as its user:
             "\
 Every night, in /etc/cron.d/walden:
   30 1 * * *  postgres  walden --envdir /etc/walden.d backup-push
+
+After one that was interrupted, without reading again what has not changed:
+  walden --envdir /etc/walden.d backup-push --resume
 
 By hand, of a server on another port:
   PGPORT=5433 walden --envdir /etc/walden.d backup-push
@@ -176,6 +182,17 @@ Only what the file takes is fetched. walden backup-show LATEST --files prints wh
 Examples:
   walden --envdir /etc/walden.d backup-mark LATEST --label before-the-upgrade --keep
   walden backup-mark 20261121T013005Z-0000000100000000000000AB --note ticket=OPS-1234 --no-keep"
+        }
+        VerbName::Delete => {
+            "\
+What is there, without deleting it:
+  walden --envdir /etc/walden.d delete garbage
+
+Deleting it:
+  walden --envdir /etc/walden.d delete garbage --confirm
+
+A backup that something was stored of within --older-than stays: it may be being taken. Whoever deletes needs
+s3:DeleteObject."
         }
         VerbName::Daemon => {
             "\

@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::arguments::{Invocation, Verb};
+use super::arguments::{Deletion, Invocation, Verb};
 use super::opening::{archive, level, wal_archive};
-use super::{backups, config, doctor, looking, message, resident, restoring, standing, wal};
+use super::{backups, config, deleting, doctor, looking, message, resident, restoring, standing, wal};
 use crate::archive::Archive;
 use crate::backup::manifest::Backup;
 use crate::backup::push as backup_push;
 use crate::backup::remote as remote_push;
-use crate::backup::{cat, catalogue, mark};
+use crate::backup::{cat, catalogue, delete, mark};
 use crate::config::Settings;
 use crate::config::options;
 use crate::config::sources::Environment;
@@ -56,6 +56,9 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
                     max_rate: settings.find(&options::MAX_RATE)?,
                     wal_timeout: settings.get(&options::WAL_TIMEOUT)?,
                     on_corruption: settings.get(&options::ON_CORRUPTION)?,
+                    resume: settings.get(&options::RESUME)?,
+                    journals: Memory::at(settings.find(&options::CACHE_DIR)?).private_directory(),
+                    address: storage::address(&settings.get(&options::PREFIX)?),
                     marks,
                 };
                 let backup = if remote {
@@ -125,6 +128,19 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             } else if std::io::stdout().is_terminal() {
                 message::print(&backups::show(&backup));
             }
+            Ok(())
+        }),
+        Verb::Delete(Deletion::Garbage { older_than }) => on_one_thread(async {
+            let archive = archive(&settings).await?;
+            let systems = clusters(&settings, &archive).await?;
+            let plan = delete::find_garbage(&archive, &systems, older_than).await?;
+            let json = settings.get(&options::JSON)?;
+            if !settings.get(&options::CONFIRM)? {
+                message::print(&if json { deleting::json(&plan, None) } else { deleting::planned(&plan) });
+                return Ok(());
+            }
+            let deleted = delete::delete_garbage(&archive, &plan, &*observer()).await?;
+            message::print(&if json { deleting::json(&plan, Some(&deleted)) } else { deleting::done(&plan, &deleted) });
             Ok(())
         }),
         Verb::Daemon { pgdata } => on_one_thread(resident::serve(&pgdata, &settings, environment)),

@@ -11,7 +11,7 @@ use crate::config::Location;
 use crate::config::mark::{Label, Note};
 use crate::config::role::{AssumedRole, ExternalId};
 use crate::config::row::VerbName::{
-    BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Config, Daemon, Doctor, Status,
+    BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Config, Daemon, Delete, Doctor, Status,
     WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
 };
 use crate::config::row::{Alias, Row, Setting};
@@ -70,10 +70,13 @@ pub static TABLE: &[&Row] = &[
     &WINDOWS.row,
     &AHEAD.row,
     &DEEP.row,
+    &RESUME.row,
     &LABEL.row,
     &NOTE.row,
     &KEEP.row,
     &NO_KEEP.row,
+    &OLDER_THAN.row,
+    &CONFIRM.row,
     &restoring::TARGET_TIME.row,
     &restoring::TARGET_LSN.row,
     &restoring::TARGET_XID.row,
@@ -111,7 +114,7 @@ pub static PREFIX: Setting<Location> = Setting::new(Row {
 /// Which cluster below the prefix.
 pub static SYSTEM_ID: Setting<SystemId> = Setting::new(Row {
     name: "system-id",
-    verbs: &[WalFetch, BackupFetch, BackupList, BackupShow, BackupCat, BackupMark, WalShow, WalVerify, Status],
+    verbs: &[WalFetch, BackupFetch, BackupList, BackupShow, BackupCat, BackupMark, Delete, WalShow, WalVerify, Status],
     value: Some("NUMBER"),
     example: Some("7710427967336607753"),
     doc: "Which cluster below the prefix, by its system identifier (pg_controldata prints it), where no data directory \
@@ -422,6 +425,7 @@ pub static JSON: Setting<bool> = Setting::new(Row {
         BackupList,
         BackupShow,
         BackupMark,
+        Delete,
         WalShow,
         WalVerify,
         Status,
@@ -471,6 +475,16 @@ pub static DEEP: Setting<bool> = Setting::new(Row {
     ..Row::ARGUMENT
 });
 
+/// Go on with an interrupted backup.
+pub static RESUME: Setting<bool> = Setting::new(Row {
+    name: "resume",
+    verbs: &[BackupPush],
+    default: Some("false"),
+    doc: "Go on with a backup of this cluster that was interrupted on this machine: what it stored and what has provably \
+          not changed since is not read again; without such a backup a new one is taken",
+    ..Row::ARGUMENT
+});
+
 /// What a backup is called.
 pub static LABEL: Setting<Label> = Setting::new(Row {
     name: "label",
@@ -507,6 +521,27 @@ pub static NO_KEEP: Setting<bool> = Setting::new(Row {
     verbs: &[BackupMark],
     default: Some("false"),
     doc: "Take that mark away",
+    ..Row::ARGUMENT
+});
+
+/// How old garbage must be.
+pub static OLDER_THAN: Setting<Duration> = Setting::new(Row {
+    name: "older-than",
+    verbs: &[Delete],
+    value: Some("DURATION"),
+    bounds: Some(["1h", "365d"]),
+    default: Some("24h"),
+    doc: "How long nothing must have been stored of an incomplete backup before it counts as garbage, by the store's \
+          clock; longer than a backup may take to wait for its WAL",
+    ..Row::ARGUMENT
+});
+
+/// Really delete.
+pub static CONFIRM: Setting<bool> = Setting::new(Row {
+    name: "confirm",
+    verbs: &[Delete],
+    default: Some("false"),
+    doc: "Delete; without it what would be deleted is only shown",
     ..Row::ARGUMENT
 });
 

@@ -33,6 +33,8 @@ pub enum VerbName {
     BackupCat,
     /// `backup-mark`.
     BackupMark,
+    /// `delete`.
+    Delete,
     /// `daemon`.
     Daemon,
     /// `wal-show`.
@@ -48,13 +50,13 @@ pub enum VerbName {
 }
 
 use VerbName::{
-    BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Config, Daemon, Doctor, Status,
+    BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Config, Daemon, Delete, Doctor, Status,
     WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
 };
 
 impl VerbName {
     /// Every verb, in the order in which help lists them.
-    pub const ALL: [VerbName; 15] = [
+    pub const ALL: [VerbName; 16] = [
         WalPush,
         WalFetch,
         WalBackfill,
@@ -66,6 +68,7 @@ impl VerbName {
         BackupShow,
         BackupCat,
         BackupMark,
+        Delete,
         Daemon,
         Status,
         Doctor,
@@ -84,6 +87,7 @@ impl VerbName {
             BackupShow => "backup-show",
             BackupCat => "backup-cat",
             BackupMark => "backup-mark",
+            Delete => "delete",
             Daemon => "daemon",
             WalShow => "wal-show",
             WalVerify => "wal-verify",

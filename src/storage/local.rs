@@ -18,7 +18,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::examination::Finding;
-use super::{Body, Chunks, Cursor, Download, End, ListQuery, ObjectInfo, PAGE_SIZE, Page, PutMode, Store};
+use super::{Body, Chunks, Cursor, Download, End, Leftovers, ListQuery, ObjectInfo, PAGE_SIZE, Page, PutMode, Store};
 use crate::durable::{self, Staged};
 use crate::error::{Context, Error, Kind, Result};
 
@@ -126,6 +126,20 @@ impl Store for LocalStore {
         })
         .await
     }
+
+    async fn now(&self) -> Result<Timestamp> {
+        Ok(Timestamp::now())
+    }
+
+    async fn leftovers(&self, before: Timestamp) -> Result<Leftovers> {
+        let root = self.root.clone();
+        blocking(move || leftovers(&root, before, |_| Ok(()))).await
+    }
+
+    async fn remove_leftovers(&self, before: Timestamp) -> Result<Leftovers> {
+        let root = self.root.clone();
+        blocking(move || leftovers(&root, before, |path| std::fs::remove_file(path))).await
+    }
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
@@ -193,6 +207,45 @@ fn delete(path: &Path, root: &Path) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Does something with each staged file below `root` that nobody has written to since `before`, and counts where that went
+/// well.
+fn leftovers(root: &Path, before: Timestamp, each: impl Fn(&Path) -> std::io::Result<()>) -> Result<Leftovers> {
+    let (mut found, mut refused) = (Leftovers::default(), None);
+    let mut open = vec![root.to_owned()];
+    while let Some(directory) = open.pop() {
+        let what = || format!("could not list \"{}\"", directory.display());
+        let entries = match std::fs::read_dir(&directory) {
+            // Removed since its name was read.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            entries => entries.during(what)?,
+        };
+        for entry in entries {
+            let entry = entry.during(what)?;
+            if entry.file_type().during(what)?.is_dir() {
+                open.push(entry.path());
+                continue;
+            }
+            // One that has gone since has got its name.
+            let Ok(metadata) = entry.metadata() else { continue };
+            let staged = entry.file_name().to_str().is_some_and(durable::is_staged);
+            let old = metadata.modified().is_ok_and(|time| Timestamp::try_from(time).is_ok_and(|time| time < before));
+            match (staged && old).then(|| each(&entry.path())) {
+                None => {}
+                Some(Ok(())) => {
+                    found.count += 1;
+                    found.bytes += metadata.len();
+                }
+                Some(Err(error)) if error.kind() == ErrorKind::NotFound => {}
+                Some(Err(error)) => {
+                    let what = format!("could not delete \"{}\"", entry.path().display());
+                    refused.get_or_insert_with(|| Error::io(what, &error));
+                }
+            }
+        }
+    }
+    refused.map_or(Ok(found), Err)
 }
 
 fn describe(key: String, metadata: &std::fs::Metadata) -> Result<ObjectInfo> {

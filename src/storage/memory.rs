@@ -90,16 +90,29 @@ impl Memory {
         }
     }
 
+    /// The directory, made if it is missing, for larger things that are this user's alone; `None` if it cannot be had or is
+    /// open to others.
+    pub fn private_directory(&self) -> Option<PathBuf> {
+        let made = self.make_directory().inspect_err(|error| {
+            tracing::info!("could not use the directory \"{}\": {error}", self.directory.display());
+        });
+        made.ok().map(|_| self.directory.clone())
+    }
+
+    fn make_directory(&self) -> io::Result<File> {
+        match DirBuilder::new().recursive(true).mode(0o700).create(&self.directory) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        open_directory(&self.directory)
+    }
+
     fn write(&self, name: &str, entry: &Entry) -> io::Result<()> {
         let text = serde_json::to_vec(entry)?;
         if text.len() as u64 > LONGEST {
             return Err(io::Error::other(format!("{} bytes are too many", text.len())));
         }
-        match DirBuilder::new().recursive(true).mode(0o700).create(&self.directory) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-        let directory = open_directory(&self.directory)?;
+        let directory = self.make_directory()?;
         self.sweep(&directory);
         let mut staged = Staged::private_beside(&self.directory.join(name))?;
         staged.write_all(&text)?;

@@ -47,6 +47,7 @@ pub use self::connect::Options;
 use self::dial::Dialer;
 use self::download::S3Chunks;
 pub use self::environment::endpoint;
+use self::examine::witness::{Watching, Witness};
 use self::failure::Action;
 use self::identity::Identity;
 use self::request::Carried;
@@ -268,6 +269,17 @@ impl Store for S3Store {
         }
         // A reply of 200 can hold a refusal for each key.
         locked::judge(self, &refused).await
+    }
+
+    async fn now(&self) -> Result<Timestamp> {
+        let witness = Arc::new(Witness::default());
+        let request = |tracked| async {
+            let request = self.listing("").max_keys(1).customize();
+            Ok(request.interceptor(Watching(witness.clone())).interceptor(tracked).send().await)
+        };
+        self.send(Action::List, "", 0, self.policy, request).await?;
+        // RFC 9110, 6.6.1: an answer has a Date, of a server that has a clock.
+        Ok(witness.seen().and_then(|seen| seen.date).unwrap_or_else(Timestamp::now))
     }
 }
 

@@ -409,6 +409,10 @@ mod tests {
         async fn delete(&self, _: &[String]) -> Result<()> {
             Err(Error::new(Kind::Bug, "nothing is deleted"))
         }
+
+        async fn now(&self) -> Result<jiff::Timestamp> {
+            Err(Error::new(Kind::Bug, "nobody asks for the time"))
+        }
     }
 
     const SYSTEM: SystemId = SystemId(7);

@@ -120,6 +120,18 @@ impl Place {
         }
     }
 
+    /// The object was stored so much earlier than it was.
+    pub fn age(&self, key: &str, by: std::time::Duration) {
+        match self {
+            Place::Directory(directory) => {
+                let file = std::fs::File::options().write(true).open(directory.path().join(key)).unwrap();
+                file.set_modified(file.metadata().unwrap().modified().unwrap() - by).unwrap();
+            }
+            Place::S3(s3) | Place::Fronted(s3, _) => s3.age(&format!("{S3_FOLDER}/{key}"), by),
+            Place::Elsewhere(_) => panic!("{UNSEEN}"),
+        }
+    }
+
     /// Flips one bit of the byte at `at`.
     pub fn corrupt(&self, key: &str, at: usize) {
         let mut bytes = self.get(key).unwrap();

@@ -268,6 +268,11 @@ impl S3 {
         self.put(key, bytes);
     }
 
+    /// The object was stored so much earlier than it was.
+    pub fn age(&self, key: &str, by: Duration) {
+        self.objects().age(key, by);
+    }
+
     /// From now on deletes answer as those of a bucket that keeps versions.
     pub fn keep_versions(&self) {
         self.objects().keeps_versions = true;

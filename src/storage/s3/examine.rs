@@ -3,7 +3,7 @@
 //! Nothing is concluded from policies, which the identity could not read. What it may not do is no fault in itself: a
 //! primary needs no right to read, and a standby none to write.
 
-mod witness;
+pub(super) mod witness;
 
 use std::sync::Arc;
 use std::time::Duration;

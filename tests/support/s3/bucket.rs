@@ -128,6 +128,12 @@ impl Objects {
         etag
     }
 
+    /// The object was stored so much earlier than it was.
+    pub fn age(&mut self, key: &str, by: std::time::Duration) {
+        let object = self.objects.get_mut(key).unwrap();
+        object.modified -= by;
+    }
+
     pub fn remove(&mut self, key: &str) -> bool {
         self.objects.remove(key).is_some()
     }

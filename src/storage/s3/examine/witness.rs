@@ -15,7 +15,7 @@ use jiff::fmt::rfc2822::DateTimeParser;
 
 /// What one answer told beside its content; made when the request is, and asked when it has been answered.
 #[derive(Debug, Default)]
-pub(super) struct Witness {
+pub(in super::super) struct Witness {
     seen: Mutex<Option<Seen>>,
     began: Mutex<Option<Instant>>,
 }
@@ -29,7 +29,7 @@ impl Witness {
 
 /// The head of an answer.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
+pub(in super::super) struct Seen {
     /// When it came, by our clock.
     pub at: Timestamp,
     /// How long after the request.
@@ -42,7 +42,7 @@ pub(super) struct Seen {
 
 /// Reads the head of an answer, whatever its status.
 #[derive(Debug)]
-pub(super) struct Watching(pub Arc<Witness>);
+pub(in super::super) struct Watching(pub Arc<Witness>);
 
 #[dyn_dispatch_hint]
 impl Intercept for Watching {
