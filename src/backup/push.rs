@@ -70,13 +70,14 @@ pub async fn push(
     let shape = Shape::within(options.memory_limit, options.workers, options.part_size, options.level)?;
     let Ready { server, data_directory, control } = preflight(archive, client, options, observer).await?;
     observer.notice(Event::Phase { name: "waiting for a checkpoint".into(), bytes: None });
+    let homes = client.homes().await?;
     let start = client.backup_start(options.marks.label.as_deref().unwrap_or(LABEL)).await?;
     let started = Timestamp::now();
     // A standby's start is that of a restartpoint, which may be the first one on a new timeline.
     let timeline = client.server().await?.timeline;
     let id = BackupId::new(started, SegmentName::containing(timeline, start, server.segment_size));
     let standby = server.in_recovery;
-    let copying = Copying { archive, client, options, observer, id, control, shape, start, standby };
+    let copying = Copying { archive, client, options, observer, id, control, shape, start, standby, homes };
     let (Copied { listed, tablespaces, databases, pages }, stop) =
         copying.copy(&data_directory).await.during(|| format!("could not take backup {id}"))?;
     let finished = Timestamp::now();
