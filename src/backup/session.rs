@@ -33,8 +33,8 @@ pub(super) async fn voided(client: &Client, standby: bool) -> Error {
 /// `minRecoveryPoint` is, on the timeline of that (`do_pg_backup_stop` in src/backend/access/transam/xlog.c).
 ///
 /// # Errors
-/// [`Kind::Unreachable`] if the session has ended, [`Kind::Refused`] if a database has moved, or if the standby was promoted or has followed its
-/// primary to another timeline.
+/// [`Kind::Unreachable`] if the session has ended, [`Kind::Refused`] if a database has moved, or if the standby was promoted
+/// or has followed its primary to another timeline.
 pub(super) async fn stop(client: &Client, standby: bool, homes: &Homes) -> Result<BackupStop> {
     // Who moves from now on moves away from files that are in the backup.
     homes.check_unmoved(&client.homes().await?)?;
