@@ -218,12 +218,27 @@ pub fn write_with_mode(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     staged.replace()
 }
 
-/// Syncs everything on the file system that holds `path`, in one call however many files were written: `syncfs(2)`,
-/// which since Linux 5.8 also reports failed write-backs.
-pub fn sync_filesystem(path: &Path) -> Result<()> {
-    let what = || format!("could not sync the file system of \"{}\"", path.display());
-    let handle = OpenOptions::new().read(true).open(path).during(what)?;
-    rustix::fs::syncfs(&handle).map_err(io::Error::from).during(what)
+/// A file system that is going to be written to, and synced in one call however many files were written.
+#[derive(Debug)]
+pub struct FileSystem {
+    handle: File,
+    path: PathBuf,
+}
+
+impl FileSystem {
+    /// The one that holds `path`. To be opened before anything is written: the kernel tells each handle once of a write-back
+    /// that failed (since Linux 5.8), and of one that failed earlier only if nobody has been told yet.
+    pub fn holding(path: &Path) -> Result<FileSystem> {
+        let handle = OpenOptions::new().read(true).open(path);
+        let handle = handle.during(|| format!("could not open \"{}\"", path.display()))?;
+        Ok(FileSystem { handle, path: path.to_owned() })
+    }
+
+    /// Waits until everything is on the disk: `syncfs(2)`.
+    pub fn sync(&self) -> Result<()> {
+        let what = || format!("could not sync the file system of \"{}\"", self.path.display());
+        rustix::fs::syncfs(&self.handle).map_err(io::Error::from).during(what)
+    }
 }
 
 #[cfg(test)]

@@ -274,9 +274,7 @@ fn configure(backup: &Backup, plan: &Plan, request: &Request) -> Result<()> {
 /// The owner, the sync, and the commit.
 fn finish(destination: &Destination, prepared: Prepared) -> Result<()> {
     prepared.give_away(destination)?;
-    for directory in destination.directories() {
-        durable::sync_filesystem(directory)?;
-    }
+    prepared.sync()?;
     durable::rename(&destination.resolve(CONTROL_FILE), &destination.root().join(CONTROL_FILE))?;
     prepared.forget()
 }

@@ -56,7 +56,7 @@ fn a_full_directory_for_temporary_files_stops_large_segments_alone() {
     let name = scene.write(&segment);
     let push = || scene.walden(&["wal-push", &format!("pg_wal/{name}")]).env("TMPDIR", disk.path()).run();
     disk.fill_up_to(MIB);
-    says_that_it_is_full(push().code(10));
+    says_that_it_is_full(push().code(10).stderr_has("(TMPDIR)").stderr_has(disk.path().to_str().unwrap()));
     assert_eq!(scene.place.keys(), [""; 0]);
     let ordinary = Scene::new(Place::s3());
     let small = ordinary.write(&small(1));

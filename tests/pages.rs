@@ -240,7 +240,7 @@ fn where_damage_is_to_fail_there_is_no_backup_and_the_server_leaves_its_backup_m
 fn without_checksums_nothing_is_verified_and_that_is_said() {
     for postgres in Postgres::each() {
         let place = Place::directory();
-        let mut cluster = Cluster::without_checksums(&postgres, &place);
+        let mut cluster = Cluster::without_checksums(&postgres, &place, &[]);
         cluster.start();
         cluster.sql("CREATE TABLE one AS SELECT 1 AS n");
         let path = file_of(&cluster, "one");

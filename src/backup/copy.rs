@@ -26,7 +26,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::layout::{BackupId, Key};
 use crate::observe::{Event, Observer};
 use crate::pipeline::{self, Pace};
-use crate::postgres::client::{BackupStop, Client};
+use crate::postgres::client::{BackupStop, Client, Homes};
 use crate::postgres::control::{CONTROL_FILE, ControlFile, SystemId};
 use crate::postgres::datadir::{self, Walk};
 use crate::postgres::entry::{Database, Directory, Tablespace};
@@ -48,6 +48,8 @@ pub(super) struct Copying<'a> {
     pub(super) interrupted: Option<&'a Interrupted>,
     /// Where it is written down for a later run.
     pub(super) journal: Option<Arc<Journal>>,
+    /// Where the databases lay before the backup began.
+    pub(super) homes: Homes,
 }
 
 /// All that was copied.
@@ -107,7 +109,7 @@ impl Copying<'_> {
         // Read last of all files, as PostgreSQL's documentation asks of backups taken from a standby ("Backing Up The Data
         // Directory"), and before the end of the backup mode.
         let mut last = vec![control_file(data_directory)?];
-        let stop = session::stop(self.client, self.standby).await?;
+        let stop = session::stop(self.client, self.standby, &self.homes).await?;
         last.extend(made_by_the_server(data_directory, &stop)?);
         let ended = listing.clone();
         if let Err(error) = blocking(move || finish(volumes, last, &ended)).await {

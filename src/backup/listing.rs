@@ -102,6 +102,6 @@ impl Listing {
     }
 }
 
-fn listing() -> &'static str {
-    "could not write the list of files to a temporary file"
+fn listing() -> String {
+    format!("could not write the list of files to a temporary file in \"{}\" (TMPDIR)", std::env::temp_dir().display())
 }

@@ -81,6 +81,7 @@ pub async fn push(
     let (known, interrupted) = journals.interrupted(archive, options.resume, observer).await?;
     warn_of_others(archive, server.system_id, known, observer).await?;
     observer.notice(Event::Phase { name: "waiting for a checkpoint".into(), bytes: None });
+    let homes = client.homes().await?;
     let start = client.backup_start(options.marks.label.as_deref().unwrap_or(LABEL)).await?;
     let started = Timestamp::now();
     // A standby's start is that of a restartpoint, which may be the first one on a new timeline.
@@ -102,6 +103,7 @@ pub async fn push(
         standby,
         interrupted: interrupted.as_ref(),
         journal: journal.clone(),
+        homes,
     };
     let (Copied { listed, tablespaces, databases, pages }, stop) =
         copying.copy(&data_directory).await.during(|| format!("could not take backup {id}"))?;

@@ -1,9 +1,9 @@
-//! What voids a backup while it is taken: the end of its session, and what happens to a standby.
+//! What voids a backup while it is taken: the end of its session, a database that moves, and what happens to a standby.
 
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
-use crate::postgres::client::{BackupStop, Client};
+use crate::postgres::client::{BackupStop, Client, Homes};
 use crate::postgres::label::BackupLabel;
 use crate::wal::timeline::Timeline;
 
@@ -33,9 +33,11 @@ pub(super) async fn voided(client: &Client, standby: bool) -> Error {
 /// `minRecoveryPoint` is, on the timeline of that (`do_pg_backup_stop` in src/backend/access/transam/xlog.c).
 ///
 /// # Errors
-/// [`Kind::Unreachable`] if the session has ended, [`Kind::Refused`] if the standby was promoted or has followed its
-/// primary to another timeline.
-pub(super) async fn stop(client: &Client, standby: bool) -> Result<BackupStop> {
+/// [`Kind::Unreachable`] if the session has ended, [`Kind::Refused`] if a database has moved, or if the standby was promoted
+/// or has followed its primary to another timeline.
+pub(super) async fn stop(client: &Client, standby: bool, homes: &Homes) -> Result<BackupStop> {
+    // Who moves from now on moves away from files that are in the backup.
+    homes.check_unmoved(&client.homes().await?)?;
     if !standby {
         return client.backup_stop().await;
     }

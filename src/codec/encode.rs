@@ -237,8 +237,8 @@ impl<R: Read> Plain<R> {
     }
 }
 
-fn spooling() -> &'static str {
-    "could not compress into memory or a temporary file"
+fn spooling() -> String {
+    format!("could not compress into memory or a temporary file in \"{}\" (TMPDIR)", std::env::temp_dir().display())
 }
 
 /// Counts and digests what is written through it.

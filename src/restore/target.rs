@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::destination::{Destination, WAL_DIRECTORY};
 use super::owner::Owner;
 use super::plan::Plan;
-use crate::durable;
+use crate::durable::{self, FileSystem};
 use crate::error::{Context, Error, Kind, Result};
 use crate::postgres::control::{CONTROL_FILE, SystemId};
 use crate::postgres::datadir;
@@ -43,6 +43,8 @@ pub(super) struct Examined {
 pub(super) struct Prepared {
     marker: PathBuf,
     owner: Option<Owner>,
+    /// Where all of it lies, open since before anything was written.
+    file_systems: Vec<FileSystem>,
     /// Directories above those of the cluster that were not there.
     made: Vec<PathBuf>,
 }
@@ -162,11 +164,12 @@ impl Examined {
             }
             clear(root, Some(&marker))?;
         }
-        let mut made: Vec<PathBuf> = Vec::new();
+        let (mut made, mut file_systems) = (Vec::<PathBuf>::new(), Vec::new());
         for place in destination.directories() {
             let above = place.ancestors().skip(1).take_while(|path| !path.exists());
             made.extend(above.filter(|path| !path.as_os_str().is_empty()).map(Path::to_owned));
             durable::create_directories(place)?;
+            file_systems.push(FileSystem::holding(place)?);
             remove_staged(place)?;
             if let Some(owner) = owner {
                 // Before anything is written it shows whether we may give it away.
@@ -184,7 +187,7 @@ impl Examined {
             // From here on no server starts on what is there.
             durable::remove(&root.join(CONTROL_FILE))?;
         }
-        Ok(Prepared { marker, owner, made })
+        Ok(Prepared { marker, owner, file_systems, made })
     }
 }
 
@@ -288,6 +291,11 @@ impl Prepared {
         self.made.iter().try_for_each(|path| owner.take(path))?;
         destination.outside().try_for_each(|place| owner.take_all(place))?;
         owner.take_all(destination.root())
+    }
+
+    /// Waits until everything that was written is on the disks.
+    pub(super) fn sync(&self) -> Result<()> {
+        self.file_systems.iter().try_for_each(FileSystem::sync)
     }
 
     /// The restore is complete: removes the marker.

@@ -50,6 +50,20 @@ impl Postgres {
     pub fn tool(&self, name: &str) -> PathBuf {
         self.home.join("bin").join(name)
     }
+
+    /// A program that looks at files alone: this version's, or else, for versions that have the same control file and
+    /// manifest (13 to 16), that of the distribution. Says so where neither is there.
+    fn offline_tool(&self, name: &str) -> Option<PathBuf> {
+        let other = Path::new("/usr/lib/postgresql/15/bin").join(name);
+        let tool = match self.major <= 16 && !self.tool(name).exists() {
+            true => other,
+            false => self.tool(name),
+        };
+        if !tool.exists() {
+            eprintln!("SKIPPED: PostgreSQL {} comes without {name}", self.major);
+        }
+        tool.exists().then_some(tool)
+    }
 }
 
 /// A data directory with its server.
@@ -91,9 +105,9 @@ impl Cluster {
     }
 
     /// The same without page checksums, which 18 has unless it is told otherwise.
-    pub fn without_checksums(postgres: &Postgres, place: &Place) -> Cluster {
-        let options: &[&str] = if postgres.major < 18 { &[] } else { &["--no-data-checksums"] };
-        Cluster::made(postgres, place, options)
+    pub fn without_checksums(postgres: &Postgres, place: &Place, options: &[&str]) -> Cluster {
+        let none: &[&str] = if postgres.major < 18 { &[] } else { &["--no-data-checksums"] };
+        Cluster::made(postgres, place, &[none, options].concat())
     }
 
     fn made(postgres: &Postgres, place: &Place, options: &[&str]) -> Cluster {
@@ -316,24 +330,58 @@ impl Cluster {
         }
     }
 
+    /// pg_amcheck on every database, with every row looked for in every index; where it cannot be had, what it does on
+    /// this database.
+    pub fn check_relations(&self) {
+        match self.postgres.major >= 14 && self.postgres.tool("pg_amcheck").exists() {
+            true => {
+                let socket = self.socket();
+                let server = ["-h", socket.to_str().unwrap(), "-U", "postgres"];
+                let how = ["--all", "--install-missing", "--heapallindexed", "--no-strict-names"];
+                self.program("pg_amcheck", &[server, how].concat()).stdout_is("");
+            }
+            false => self.check_pages(),
+        }
+    }
+
     /// pg_verifybackup on the restored directory, before its server has changed anything. Says so where the tool is
     /// missing.
     pub fn verify_backup(&self) {
-        if !self.postgres.tool("pg_verifybackup").exists() {
-            eprintln!("SKIPPED: PostgreSQL {} comes without pg_verifybackup", self.postgres.major);
-            return;
-        }
+        let Some(tool) = self.postgres.offline_tool("pg_verifybackup") else { return };
         // What restoring adds is not in the manifest.
         let added = ["postgresql.auto.conf", "recovery.signal", "standby.signal"];
         let ignored: Vec<String> = added.iter().map(|name| format!("--ignore={name}")).collect();
         let mut args = vec!["--no-parse-wal", "data"];
         args.extend(ignored.iter().map(String::as_str));
-        self.program("pg_verifybackup", &args);
+        self.run(&tool, &args);
+    }
+
+    /// pg_checksums on the cluster, whose server has stopped in good order and is not started again. Says so where the tool
+    /// is missing.
+    pub fn verify_checksums(&self) {
+        let Some(tool) = self.postgres.offline_tool("pg_checksums") else { return };
+        if tool != self.postgres.tool("pg_checksums") {
+            self.name_tablespaces_for_15();
+        }
+        let told = self.run(&tool, &["--check", "-D", "data"]);
+        told.stdout_has("Bad checksums:  0");
+    }
+
+    /// In a tablespace each version looks below a name of its own.
+    fn name_tablespaces_for_15(&self) {
+        for space in fs::read_dir(self.data().join("pg_tblspc")).unwrap().map(|entry| entry.unwrap().path()) {
+            let own = fs::read_dir(&space).unwrap().next().unwrap().unwrap().path();
+            std::os::unix::fs::symlink(own, space.join("PG_15_202209061")).unwrap();
+        }
     }
 
     /// Runs one of PostgreSQL's programs to its successful end.
     pub fn program(&self, name: &str, args: &[&str]) -> Ran {
-        let mut command = self.command(&self.postgres.tool(name));
+        self.run(&self.postgres.tool(name), args)
+    }
+
+    fn run(&self, program: &Path, args: &[&str]) -> Ran {
+        let mut command = self.command(program);
         let output = command.args(args).output().unwrap();
         Ran::of(format!("{command:?}"), &output).code(0)
     }

@@ -15,13 +15,22 @@ impl FailingDisk {
     /// A disk that works so far. Only root can mount, and containers may have no loop devices: elsewhere this is `None`,
     /// which is said aloud.
     pub fn mounted() -> Option<FailingDisk> {
+        FailingDisk::in_directory(&std::env::temp_dir())
+    }
+
+    /// One that takes what is written, and loses it as soon as there is no room left in this directory.
+    pub fn thin(directory: &Path) -> Option<FailingDisk> {
+        FailingDisk::in_directory(directory)
+    }
+
+    fn in_directory(directory: &Path) -> Option<FailingDisk> {
         let is_root = rustix::process::geteuid().is_root();
         let has_tools = Command::new("mkfs.ext4").arg("-V").output().is_ok();
         if !is_root || !has_tools || !Path::new("/dev/loop-control").exists() {
             eprintln!("SKIPPED: a disk that breaks needs root, mkfs.ext4 and loop devices");
             return None;
         }
-        let disk = FailingDisk { directory: tempfile::Builder::new().prefix("wd").tempdir().unwrap() };
+        let disk = FailingDisk { directory: tempfile::Builder::new().prefix("wd").tempdir_in(directory).unwrap() };
         fs::create_dir(disk.path()).unwrap();
         fs::File::create(disk.image()).unwrap().set_len(SIZE).unwrap();
         // A journal would end up on the missing part of the disk.

@@ -35,3 +35,8 @@ impl Random {
         &from[self.below(from.len() as u64) as usize]
     }
 }
+
+/// How often something is to happen: so many times in the ordinary run, more with `WALDEN_TEST_TIMES=4`.
+pub fn times(ordinary: usize) -> usize {
+    ordinary * std::env::var("WALDEN_TEST_TIMES").map_or(1, |times| times.parse::<usize>().unwrap())
+}

@@ -14,6 +14,15 @@ pub fn each(story: impl Fn(&Postgres, &Place)) {
     }
 }
 
+/// Tells a long story on each version, and on each kind of place in turn.
+pub fn in_turn(mut story: impl FnMut(&Postgres, &Place)) {
+    for (number, postgres) in Postgres::each().iter().enumerate() {
+        let place = if number % 2 == 0 { Place::directory() } else { Place::s3() };
+        println!("-- PostgreSQL {} with {place:?}", postgres.major);
+        story(postgres, &place);
+    }
+}
+
 pub fn back_up(primary: &Cluster) -> Ran {
     primary.walden(&["backup-push", primary.data().to_str().unwrap()]).run().code(0)
 }
