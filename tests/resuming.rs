@@ -154,7 +154,7 @@ fn by_hand(place: &Place, id: &str) {
     let output =
         Command::new("bash").args(["-u", "-c", &script]).current_dir(scratch.path()).env("HOME", home.path()).output();
     let output = output.unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).replace(|c: char| c == '\n', "; ");
+    let said = String::from_utf8_lossy(&output.stdout).replace('\n', "; ");
     let complaints: Vec<&str> = said.split("; ").filter(|line| line.starts_with(['<', '>'])).collect();
     assert!(complaints.is_empty(), "{script}\n{said}\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(home.path().join("restored/PG_VERSION").exists(), "{script}\n{said}");

@@ -206,7 +206,8 @@ mod tests {
             let mut whole = archive(&[size]);
             whole.truncate(whole.len() - 2 * BLOCK);
             prop_assert_eq!(events(&whole[..whole.len() - cut], 700).unwrap_err().kind(), Kind::Incomplete);
-            // The unused end of a header is part of its sum too.
+            // The unused end of a header is part of its sum too. The sum itself can be written in several ways.
+            prop_assume!(!(148..156).contains(&at));
             whole[at] ^= 0x10;
             prop_assert_eq!(events(&whole, 700).unwrap_err().kind(), Kind::Corrupt);
         }
