@@ -348,8 +348,8 @@ impl Cluster {
     /// missing.
     pub fn verify_backup(&self) {
         let Some(tool) = self.postgres.offline_tool("pg_verifybackup") else { return };
-        // What restoring adds is not in the manifest.
-        let added = ["postgresql.auto.conf", "recovery.signal", "standby.signal"];
+        // What restoring adds is not in the manifest. The marker stays where a restore was killed right after its commit.
+        let added = ["postgresql.auto.conf", "recovery.signal", "standby.signal", ".walden-restore"];
         let ignored: Vec<String> = added.iter().map(|name| format!("--ignore={name}")).collect();
         let mut args = vec!["--no-parse-wal", "data"];
         args.extend(ignored.iter().map(String::as_str));
