@@ -251,7 +251,7 @@ fn a_session_that_is_lost_between_the_copying_and_the_end_of_the_backup_mode_lea
         assert!(!running.is_finished() && last.0 > 8, "{} parts", last.0);
         kill_process(session, Signal::TERM).unwrap();
         kill_process(session, Signal::CONT).unwrap();
-        running.join().unwrap().code(5).stderr_has("could not end the backup");
+        running.join().unwrap().code(5).stderr_has("terminating connection due to administrator command");
         assert_eq!(complete_backups(&slow.primary), 0);
         back_up(&slow.primary);
     }
