@@ -91,7 +91,9 @@ fn a_backup_of_a_standby_waits_for_the_primary_to_archive_and_says_so() {
         assert_eq!(complete_backups(&primary), 1);
 
         all_replayed();
-        let waiting = push(&standby, &["--wal-timeout", "100s"]);
+        // As on another host, which knows nothing of the one that failed.
+        let waiting =
+            push(&standby, &["--wal-timeout", "100s"]).env("WALDEN_CACHE_DIR", standby.socket().join("other"));
         let waiting = std::thread::spawn(move || waiting.run());
         primary.wait_until("it waits for WAL", |_| ended_on_standby(&standby));
         assert!(!waiting.is_finished());
