@@ -12,6 +12,7 @@ use bytes::Bytes;
 use crate::codec::{self, Decoder, Description, Header};
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::{self, Key, sealed};
+use crate::pipeline;
 use crate::postgres::control::SystemId;
 use crate::storage::memory::Memory;
 use crate::storage::{Body, ListQuery, PutMode, Store, list_all};
@@ -107,10 +108,8 @@ impl Archive {
     /// [`Kind::Local`] if the file cannot be read or has another length by now.
     pub async fn encode(&self, source: impl Read + Send + 'static, size: u64, file: Description) -> Result<Encoded> {
         let level = self.level;
-        match tokio::task::spawn_blocking(move || codec::encode(source, size, file, level)).await {
-            Ok(result) => result.map(|(header, body)| Encoded { header, body }),
-            Err(lost) => Err(Error::new(Kind::Bug, "the compressing thread ended early").detail(lost.to_string())),
-        }
+        let (header, body) = pipeline::blocking(move || codec::encode(source, size, file, level)).await?;
+        Ok(Encoded { header, body })
     }
 
     /// Stores an object. `Ok` means that it is in the archive, complete and durable: put there now, or there already with

@@ -30,20 +30,44 @@ where
                 Some(job) => drop(running.spawn(work(job))),
                 None => break,
             },
-            Some(ended) = running.join_next() => results.push(unwrap(ended)?),
+            Some(ended) = running.join_next() => results.push(joined(ended)?),
         }
     }
     while let Some(ended) = running.join_next().await {
-        results.push(unwrap(ended)?);
+        results.push(joined(ended)?);
     }
     Ok(results)
 }
 
-fn unwrap<R>(ended: Result<Result<R>, tokio::task::JoinError>) -> Result<R> {
+/// Does blocking work on a thread where that is fine.
+///
+/// # Errors
+/// Those of the work; [`Kind::Bug`] if it panicked.
+pub async fn blocking<R: Send + 'static>(work: impl FnOnce() -> Result<R> + Send + 'static) -> Result<R> {
+    joined(tokio::task::spawn_blocking(work).await)
+}
+
+/// What a task that has ended came to.
+///
+/// # Errors
+/// Its own; [`Kind::Bug`] if it panicked or was stopped.
+pub fn joined<R>(ended: Result<Result<R>, tokio::task::JoinError>) -> Result<R> {
     match ended {
         Ok(result) => result,
         Err(lost) => Err(Error::new(Kind::Bug, "a job ended without a result").detail(lost.to_string())),
     }
+}
+
+/// So many threads, by whose names `ps` and `top` show what they do.
+///
+/// # Errors
+/// [`Kind::Local`] if the system has no room for them.
+pub fn threads(count: usize, name: &'static str) -> Result<rayon::ThreadPool> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(count)
+        .thread_name(move |index| format!("{name}-{index}"))
+        .build()
+        .map_err(|error| Error::new(Kind::Local, "could not start the workers").detail(error.to_string()))
 }
 
 /// So many bytes a second, for all threads together.

@@ -26,8 +26,9 @@ use crate::backup::manifest::{Backup, Files};
 use crate::config::conninfo::{ConnectionString, SlotName};
 use crate::config::target::{Goal, OwnerName, Point, Selection, TargetTimeline};
 use crate::durable;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Result};
 use crate::observe::{Event, Lap, Observer, Stopwatch};
+use crate::pipeline;
 use crate::postgres::control::{CONTROL_FILE, SystemId};
 use crate::wal::verify;
 
@@ -236,7 +237,7 @@ pub async fn restore(archive: &Archive, prospect: Prospect, observer: &Arc<dyn O
 /// Finds out what is there as the backup has it, removes everything else, and leaves in the plan what is to be written.
 async fn keep_what_is_the_same(plan: Plan, workers: usize, observer: &Arc<dyn Observer>) -> Result<(Plan, Kept)> {
     let (mut plan, observer) = (plan, observer.clone());
-    let work = move || {
+    pipeline::blocking(move || {
         let is_kept = delta::compare(&plan, workers, &observer)?;
         plan.keep(&is_kept);
         delta::clean(&plan)?;
@@ -246,11 +247,8 @@ async fn keep_what_is_the_same(plan: Plan, workers: usize, observer: &Arc<dyn Ob
             kept.bytes += plan.files().size(number);
         }
         Ok((plan, kept))
-    };
-    match tokio::task::spawn_blocking(work).await {
-        Ok(outcome) => outcome,
-        Err(lost) => Err(Error::new(Kind::Bug, "the comparing thread ended early").detail(lost.to_string())),
-    }
+    })
+    .await
 }
 
 /// Permission bits of a file in a data directory, and of one that the group may read (`PG_FILE_MODE_OWNER` and

@@ -183,6 +183,20 @@ impl Download {
         self.chunks.next().await
     }
 
+    /// Adds to `buffer` until it has `size` bytes, and perhaps some of what follows.
+    ///
+    /// # Errors
+    /// `Corrupt` if there are not so many.
+    pub async fn fill(&mut self, buffer: &mut Vec<u8>, size: usize) -> Result<()> {
+        while buffer.len() < size {
+            match self.next().await? {
+                Some(chunk) => buffer.extend_from_slice(&chunk),
+                None => return Err(Error::new(Kind::Corrupt, "the part is too short")),
+            }
+        }
+        Ok(())
+    }
+
     /// All the remaining bytes, if they are no more than `limit`.
     ///
     /// # Errors

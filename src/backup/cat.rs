@@ -78,11 +78,7 @@ impl<W: Write> Copying<'_, W> {
         let mut buffer = Vec::new();
         for (frame, plain_at, _) in frames {
             let stored = frame.stored as usize;
-            while buffer.len() < stored {
-                let chunk = download.next().await?;
-                let chunk = chunk.ok_or_else(|| Error::new(Kind::Corrupt, "the part is too short")).during(what)?;
-                buffer.extend_from_slice(&chunk);
-            }
+            download.fill(&mut buffer, stored).await.during(what)?;
             let plain = self.reader.decompress(&frame, &buffer[..stored]).during(what)?;
             let from = wanted.start.saturating_sub(plain_at) as usize;
             let to = plain.len().min((wanted.end - plain_at) as usize);

@@ -25,7 +25,7 @@ use crate::archive::Archive;
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::{BackupId, Key};
 use crate::observe::{Event, Observer};
-use crate::pipeline::{self, Pace};
+use crate::pipeline::{self, Pace, blocking, joined};
 use crate::postgres::client::{BackupStop, Client, Homes};
 use crate::postgres::control::{CONTROL_FILE, ControlFile, SystemId};
 use crate::postgres::datadir::{self, Walk};
@@ -108,9 +108,10 @@ impl Copying<'_> {
         let databases = self.client.databases().await?;
         // Read last of all files, as PostgreSQL's documentation asks of backups taken from a standby ("Backing Up The Data
         // Directory"), and before the end of the backup mode.
-        let mut last = vec![control_file(data_directory)?];
+        let control = control_file(data_directory)?;
         let stop = session::stop(self.client, self.standby, &self.homes).await?;
-        last.extend(made_by_the_server(data_directory, &stop)?);
+        let made = made_by_the_server(&control.0, &stop);
+        let last = std::iter::once(control).chain(made).collect();
         let ended = listing.clone();
         if let Err(error) = blocking(move || finish(volumes, last, &ended)).await {
             return Err(storing.first_cause(error).await);
@@ -140,19 +141,17 @@ fn control_file(data_directory: &Path) -> Result<(File, Vec<u8>)> {
     Ok((describe(CONTROL_FILE.to_owned(), &metadata, content.len() as u64), content))
 }
 
-/// The files that the server hands over at the end, with the rights that its own files have.
-fn made_by_the_server(data_directory: &Path, stop: &BackupStop) -> Result<Vec<(File, Vec<u8>)>> {
-    let metadata = fs::metadata(data_directory.join(CONTROL_FILE))
-        .during(|| format!("could not read \"{}\"", data_directory.display()))?;
+/// The files that the server hands over at the end, with the rights of its own control file.
+fn made_by_the_server(control: &File, stop: &BackupStop) -> Vec<(File, Vec<u8>)> {
     let made = |path: &str, content: &str| {
-        let modified = jiff::Timestamp::now();
-        (File { modified, ..describe(path.to_owned(), &metadata, 0) }, content.as_bytes().to_vec())
+        let file = File { path: path.to_owned(), modified: jiff::Timestamp::now(), ..control.clone() };
+        (file, content.as_bytes().to_vec())
     };
     let mut files = vec![made("backup_label", &stop.label_file)];
     if !stop.tablespace_map.is_empty() {
         files.push(made("tablespace_map", &stop.tablespace_map));
     }
-    Ok(files)
+    files
 }
 
 /// Adds the last files to the first volume and ends all of them.
@@ -212,16 +211,5 @@ impl Storing {
         }
         self.task.abort();
         consequence
-    }
-}
-
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    joined(tokio::task::spawn_blocking(work).await)
-}
-
-fn joined<T>(ended: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
-    match ended {
-        Ok(result) => result,
-        Err(lost) => Err(Error::new(Kind::Bug, "a task of the backup ended without a result").detail(lost.to_string())),
     }
 }

@@ -334,6 +334,12 @@ pub struct File {
     pub at: Vec<Extent>,
 }
 
+/// A CRC-32C as PostgreSQL's `backup_manifest` has it: as its bytes lie in memory (`pg_checksum_final` in
+/// src/common/checksum_helper.c).
+pub fn printed_crc(crc32c: u32) -> String {
+    crc32c.to_le_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A run of a file's bytes within a volume, written `[volume, offset, length]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "(u32, u64, u64)", into = "(u32, u64, u64)")]

@@ -21,7 +21,7 @@ use super::volume::{FinishedPart, VolumeWriter};
 use crate::codec::FrameWriter;
 use crate::error::{Error, Kind, Result};
 use crate::observe::{Event, Observer};
-use crate::pipeline::Pace;
+use crate::pipeline::{self, Pace};
 use crate::postgres::entry::Directory;
 
 /// How many slices beyond those that are being compressed the disk is told of.
@@ -59,11 +59,7 @@ impl Packer {
     /// # Errors
     /// The first worker's; the others stop at their next file or slice.
     pub(super) fn pack(&self, plan: &Plan, directories: &[Directory]) -> Result<Vec<VolumeWriter>> {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(self.shape.workers)
-            .thread_name(|index| format!("pack-{index}"))
-            .build()
-            .map_err(|error| Error::new(Kind::Local, "could not start the workers").detail(error.to_string()))?;
+        let pool = pipeline::threads(self.shape.workers, "pack")?;
         let shared = Shared {
             packer: self,
             plan,

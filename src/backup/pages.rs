@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::copy::blocking;
 use super::damage::{DamagedPage, PageCheck};
 use super::read::Source;
 use crate::config::value::OnCorruption;
 use crate::error::Result;
 use crate::observe::{Event, Observer};
+use crate::pipeline::blocking;
 use crate::postgres::client::Client;
 use crate::postgres::control::ControlFile;
 use crate::postgres::lsn::Lsn;

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use self::intake::{Intake, Taken};
 use self::pack::{LastFiles, Packed, Packer};
 use self::pages::StreamPages;
-use super::copy::{Storing, blocking, finish, finish_list};
+use super::copy::{Storing, finish, finish_list};
 use super::damage::PageCheck;
 use super::listing::{Listed, Listing};
 use super::manifest::{Backup, Method};
@@ -30,6 +30,7 @@ use crate::archive::Archive;
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::BackupId;
 use crate::observe::{Event, Observer};
+use crate::pipeline::{self, blocking, joined};
 use crate::postgres::client::{BaseBackup, Client, Ended, Replication, Sender, Transfer};
 use crate::postgres::control::ControlFile;
 use crate::postgres::entry::{Database, Tablespace};
@@ -196,11 +197,7 @@ impl Receiving<'_> {
         mut transfer: Transfer,
         pages: &Arc<StreamPages>,
     ) -> Result<(Packed, Taken, Ended)> {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(self.shape.workers)
-            .thread_name(|index| format!("pack-{index}"))
-            .build()
-            .map_err(|error| Error::new(Kind::Local, "could not start the workers").detail(error.to_string()))?;
+        let pool = pipeline::threads(self.shape.workers, "pack")?;
         // As many slices wait as workers compress: with those in two hands, what `Shape` counts.
         let (units, receiver) = mpsc::channel(self.shape.workers);
         let packing = tokio::spawn(packer.run(receiver));
@@ -237,8 +234,4 @@ impl Receiving<'_> {
             None => std::future::pending().await,
         }
     }
-}
-
-fn joined<T>(ended: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
-    ended.map_err(|lost| Error::new(Kind::Bug, "packing ended without a result").detail(lost.to_string()))?
 }

@@ -93,12 +93,7 @@ impl Copying {
                 let source = Source { download, runtime, buffer: Vec::new() };
                 copying.write_stretch(&part, &stretch, source).during(|| format!("could not restore {url}"))
             };
-            match tokio::task::spawn_blocking(work).await {
-                Ok(result) => result?,
-                Err(lost) => {
-                    return Err(Error::new(Kind::Bug, "a restoring thread ended early").detail(lost.to_string()));
-                }
-            }
+            pipeline::blocking(work).await?;
         }
         Ok(())
     }
@@ -154,13 +149,7 @@ struct Source {
 impl Source {
     /// Makes the first `size` bytes of what has not been consumed available in the buffer.
     fn fill(&mut self, size: usize) -> Result<()> {
-        while self.buffer.len() < size {
-            match self.runtime.block_on(self.download.next())? {
-                Some(chunk) => self.buffer.extend_from_slice(&chunk),
-                None => return Err(Error::new(Kind::Corrupt, "the part is too short")),
-            }
-        }
-        Ok(())
+        self.runtime.block_on(self.download.fill(&mut self.buffer, size))
     }
 }
 

@@ -16,19 +16,16 @@ use rayon::prelude::*;
 use super::destination::WAL_DIRECTORY;
 use super::plan::{Fate, Plan};
 use super::target::MARKER;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Result};
 use crate::observe::{Event, Observer};
+use crate::pipeline;
 
 /// What is read of a file at a time.
 const PIECE: usize = 1 << 20;
 
 /// Of each file, whether it is there as the backup has it. Reads all that can be the same, on so many threads.
 pub(super) fn compare(plan: &Plan, workers: usize, observer: &Arc<dyn Observer>) -> Result<Vec<bool>> {
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(workers)
-        .build()
-        .map_err(|error| Error::new(Kind::Local, "could not start the workers").detail(error.to_string()))?;
-    pool.install(|| {
+    pipeline::threads(workers, "compare")?.install(|| {
         let numbers = (0..plan.files().len()).into_par_iter();
         numbers.map(|number| is_same(plan, number, observer)).collect()
     })

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use crate::backup::manifest::{Backup, File, Files};
+use crate::backup::manifest::{Backup, File, Files, printed_crc};
 use crate::durable::Staged;
 use crate::error::{Context, Result};
 
@@ -65,8 +65,7 @@ impl<W: Write> Write for Digesting<W> {
 }
 
 fn line(file: &File) -> String {
-    // PostgreSQL prints a CRC-32C as its bytes lie in memory (`pg_checksum_final` in src/common/checksum_helper.c).
-    let crc: String = file.crc32c.to_le_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    let crc = printed_crc(file.crc32c);
     format!(
         "{{ \"Path\": {}, \"Size\": {}, \"Last-Modified\": \"{}\", \"Checksum-Algorithm\": \"CRC32C\", \"Checksum\": \"{crc}\" }}",
         serde_json::Value::from(file.path.as_str()),

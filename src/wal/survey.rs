@@ -276,8 +276,7 @@ impl Listing {
                 running.spawn(async move { listing.stretch(stretch).await });
             }
             let Some(ended) = running.join_next().await else { return Ok(()) };
-            let (found, beyond) = ended
-                .map_err(|lost| Error::new(Kind::Bug, "a listing ended without a result").detail(lost.to_string()))??;
+            let (found, beyond) = pipeline::joined(ended)?;
             holdings.merge(found);
             split.learn(beyond);
         }

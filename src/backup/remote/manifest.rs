@@ -10,6 +10,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tempfile::SpooledTempFile;
 
+use crate::backup::manifest::printed_crc;
 use crate::error::{Context, Error, Kind, Result};
 
 /// Beyond so many bytes it goes on in an unnamed temporary file (in `TMPDIR`): some 50 000 files.
@@ -110,7 +111,7 @@ fn check(line: &[u8], received: &mut Received) -> Result<()> {
     let Some((size, crc32c)) = received.0.remove(entry.path.as_str()) else {
         return Err(differs(format!("\"{}\" did not come", entry.path)));
     };
-    let ours: String = crc32c.to_le_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    let ours = printed_crc(crc32c);
     if entry.size != size || entry.checksum_algorithm != "CRC32C" || entry.checksum != ours {
         return Err(differs(format!(
             "\"{}\" has {size} bytes and the CRC {ours}, the manifest says {} bytes and {}",

@@ -8,12 +8,12 @@ use tokio::sync::mpsc;
 
 use super::manifest::Received;
 use super::pages::StreamPages;
-use crate::backup::copy::blocking;
 use crate::backup::listing::Listing;
 use crate::backup::manifest::{File, Line};
 use crate::backup::pack::{Slice, add_content};
 use crate::backup::volume::VolumeWriter;
 use crate::error::{Error, Kind, Result};
+use crate::pipeline::blocking;
 use crate::postgres::control::CONTROL_FILE;
 use crate::postgres::datadir;
 use crate::postgres::entry::Directory;
