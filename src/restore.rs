@@ -146,8 +146,9 @@ pub async fn foresee(archive: &Archive, request: Request, observer: &Arc<dyn Obs
     let files = catalogue::files(archive, &backup).await?;
     let mut places = request.places.clone();
     if request.delta {
-        // The WAL stays where the old cluster had it.
-        places.wal = places.wal.or_else(|| fs::read_link(request.directory.join("pg_wal")).ok());
+        // The WAL stays where the old cluster had it; a link may be relative to where it lies.
+        let linked = fs::read_link(request.directory.join("pg_wal")).map(|to| request.directory.join(to));
+        places.wal = places.wal.or(linked.ok());
     }
     let destination = Destination::new(&request.directory, &backup.tablespaces, &places)?;
     let over = request.delta.then_some(system);

@@ -135,6 +135,24 @@ fn a_cluster_that_has_run_meanwhile_goes_back_to_its_backup() {
 }
 
 #[test]
+fn wal_on_another_disk_stays_there_also_behind_a_relative_link() {
+    let (postgres, place) = (Postgres::each().remove(0), Place::directory());
+    let (_primary, counts) = backed_up(&postgres, &place);
+    let copy = Cluster::empty(&postgres, &place);
+    restore_copy(&copy, &["--waldir", "wal"]).code(0);
+    let (link, wal) = (copy.data().join("pg_wal"), copy.socket().join("wal"));
+    fs::remove_file(&link).unwrap();
+    symlink("../wal", &link).unwrap();
+    let old = wal.join("000000010000000000000001");
+    fs::write(&old, "old").unwrap();
+    restore_copy(&copy, &["--delta"]).code(0);
+    assert_eq!(fs::canonicalize(&link).unwrap(), fs::canonicalize(&wal).unwrap());
+    assert!(wal.join("archive_status").is_dir() && !old.exists());
+    copy.verify_backup();
+    assert_eq!(recovered(copy).sql(COUNTS), counts);
+}
+
+#[test]
 fn nothing_but_the_same_cluster_is_restored_over() {
     let (postgres, place) = (Postgres::each().remove(0), Place::s3());
     let (primary, _) = backed_up(&postgres, &place);
