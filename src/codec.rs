@@ -7,8 +7,10 @@ mod decode;
 mod encode;
 mod frame;
 mod header;
+mod stream;
 
 pub use self::decode::Decoder;
 pub use self::encode::{SPOOL_THRESHOLD, encode};
 pub use self::frame::{FrameReader, FrameWriter};
 pub use self::header::{Description, Digest, Header, LONGEST_HEADER};
+pub use self::stream::StreamDecoder;

@@ -18,6 +18,10 @@ const STAGED_PREFIX: &str = ".walden-staged-";
 /// A staged file that nobody has written to for this long belongs to a process that was killed.
 pub const STALE_AFTER: Duration = Duration::from_secs(3600);
 
+/// Bytes that are written to a file with one call. With many more, Linux spends more on its page cache than on all the rest:
+/// it looks for the largest pages that there are. See docs/decisions/restore-writes.md.
+pub const WRITTEN_AT_ONCE: usize = 256 << 10;
+
 /// A file in the making, beside its target and so on the same file system. Dropped unpublished, it is removed.
 pub struct Staged {
     temporary: NamedTempFile,

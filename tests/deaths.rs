@@ -68,7 +68,7 @@ fn a_server_whose_archiving_fails_is_refused_at_once_with_the_file_and_how_often
         wait_for_a_failure(&primary);
         let failed = primary.value("SELECT last_failed_wal FROM pg_stat_archiver");
         let refused = push(&primary, &[]).run().code(8).stderr_has("the server's archiving fails");
-        let refused = refused.stderr_has(&format!("archiving {failed} last failed at ")).stderr_has("attempts failed");
+        let refused = refused.stderr_has(&format!("archiving {failed} last failed at ")).stderr_has("failed attempts");
         refused.stderr_has("no such place").stderr_has("in the server's log").stderr_has("pg_stat_archiver");
         assert_eq!(place.keys(), [""; 0]);
 
@@ -288,7 +288,7 @@ fn a_backup_whose_wal_cannot_be_archived_says_so_while_it_waits_and_in_its_end()
         set(&slow.primary, "archive_command", "false");
         let ran = running.join().unwrap().code(9).stderr_has("WARN the backup waits for its WAL, and archiving");
         let (_, end) = ran.stderr.split_once("ERROR:").unwrap();
-        assert!(end.contains("last failed at") && end.contains("attempts failed"), "{ran}");
+        assert!(end.contains("last failed at") && end.contains("failed attempts"), "{ran}");
         assert_eq!(complete_backups(&slow.primary), 0);
     }
 }

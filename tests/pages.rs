@@ -373,7 +373,9 @@ fn a_page_that_is_read_while_it_is_written_is_no_damage() {
 fn a_control_file_that_is_read_while_it_is_written_is_stored_whole() {
     for postgres in Postgres::each() {
         let place = Place::directory();
-        let cluster = quiet(&postgres, &place);
+        let mut cluster = Cluster::initialized(&postgres, &place, &[]);
+        cluster.configure("autovacuum = off\nlog_min_duration_statement = 0\n");
+        cluster.start();
         let path = cluster.data().join("global/pg_control");
         let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
         // A byte of mock_authentication_nonce, which never changes, so the server's own writes do not matter.
@@ -381,12 +383,19 @@ fn a_control_file_that_is_read_while_it_is_written_is_stored_whole() {
         let mut random = Random::announced();
         for _ in 0..3 {
             let mut torn = 0;
+            let logged = cluster.log().len();
             let tear = |stop: &AtomicBool| {
-                // The server reads the file itself before a backup begins, and not as patiently. After that the session
-                // has nothing to do for as long as the copying takes.
-                let copying = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle' \
-                    AND query ~ 'pg_control_checkpoint' AND clock_timestamp() - state_change > interval '200 ms'";
-                while query(&cluster.socket(), 5432, copying).unwrap()[0][0] == "0" && !stop.load(Ordering::Relaxed) {}
+                // The server reads the file itself before a backup begins and once after that, and not as patiently. Then the
+                // session has nothing to do for as long as the copying takes.
+                let copying = || {
+                    let log = cluster.log();
+                    let from = |function: &str| log[logged..].rfind(function).map(|at| &log[logged + at..]);
+                    let begun = from("pg_backup_start(").or_else(|| from("pg_start_backup("));
+                    begun.is_some_and(|then| {
+                        then.lines().any(|line| line.contains(" execute ") && line.contains("pg_control_"))
+                    })
+                };
+                while !copying() && !stop.load(Ordering::Relaxed) {}
                 while !stop.load(Ordering::Relaxed) {
                     file.write_all_at(&[byte ^ 1], at).unwrap();
                     std::thread::sleep(Duration::from_millis(random.below(6)));

@@ -144,6 +144,20 @@ fn a_role_that_may_replicate_and_nothing_else_is_enough_over_tls_with_a_password
         copy.verify_backup();
         assert_eq!(recovered(copy).value("SELECT count(*) FROM kept"), "1000");
 
+        // The same by a service file.
+        let mode = if tls { "verify-full" } else { "disable" };
+        let service = files.join("services");
+        let said = format!(
+            "[main]\nhost=localhost\nport={port}\nuser=sender\npassfile={}\nsslmode={mode}\n",
+            passwords.display()
+        );
+        fs::write(&service, said).unwrap();
+        owned(&service, 0o644);
+        let named = |name: &str| push(&primary, &[]).env("PGSERVICEFILE", &service).env("PGSERVICE", name);
+        named("main").env("PGSSLROOTCERT", files.join("authority.crt")).run().code(0);
+        named("mian").run().code(3).stderr_has("there is no service \"mian\"").stderr_has(service.to_str().unwrap());
+        assert_eq!(complete_backups(&primary), 2);
+
         network("sender").run().code(4).stderr_has("asks for a password").stderr_has("~/.pgpass");
         network("sender").env("PGPASSWORD", "wrong").run().code(4).stderr_has("28P01");
         network("stranger").env("PGPASSWORD", "x").run().code(4).stderr_has("\"host replication stranger ADDRESS");
@@ -155,7 +169,7 @@ fn a_role_that_may_replicate_and_nothing_else_is_enough_over_tls_with_a_password
         }
         let refused = push(&primary, &[]).env("PGUSER", "ordinary").run().code(4);
         refused.stderr_has("ALTER ROLE \"ordinary\" REPLICATION");
-        assert_eq!(complete_backups(&primary), 1);
+        assert_eq!(complete_backups(&primary), 2);
     }
 }
 

@@ -1,8 +1,9 @@
 """Who is measured, and how each is called. Every command line is a row here, run by `sh -c`.
 
-A command finds in its environment $PREFIX (s3://bucket/repository), $BUCKET, $REPOSITORY, $ENDPOINT, $SCRATCH (a
-directory of its own), $SEGMENTS (the directory that the WAL comes from), $WORKERS, the variables of AWS with
-AWS_CA_BUNDLE, and those of libpq. Its arguments are
+A command finds in its environment $PREFIX (s3://bucket/repository, or file://directory), either $BUCKET or $STORE (the
+repository's directory), $REPOSITORY, $ENDPOINT, $SCRATCH (a directory of its own), $SEGMENTS (the directory that the WAL
+comes from), $WORKERS, $CODEC (zstd or lz4) and $LEVEL, the variables of AWS with AWS_CA_BUNDLE, and those of libpq. Its
+arguments are
 
     init                               nothing; makes the repository where one must be made
     begin                              nothing; in a data directory, before pushes or fetches: starts what is resident
@@ -21,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PGBACKREST_CONF = """[global]
-repo1-type=s3
 repo1-s3-bucket={bucket}
 repo1-s3-region=us-east-1
 repo1-s3-key={key}
@@ -30,8 +30,6 @@ repo1-s3-uri-style=path
 repo1-storage-ca-file={authority}
 repo1-bundle=y
 repo1-retention-full=9999999
-compress-type=zst
-compress-level=1
 start-fast=y
 log-level-console=warn
 log-level-file=off
@@ -113,16 +111,18 @@ def pgbackrest(ahead=False):
     """pgBackRest with the codec, the workers and the bundles that make it comparable; or one that works ahead."""
     name = "pgbackrest-async" if ahead else "pgbackrest"
     options = "--archive-async --process-max=$WORKERS" if ahead else ""
-    place = '--repo1-path="/$REPOSITORY" --repo1-s3-endpoint="${ENDPOINT#https://}"'
+    s3 = '--repo1-type=s3 --repo1-path="/$REPOSITORY" --repo1-s3-endpoint="${ENDPOINT#https://}"'
+    place = f'$([ "$STORE" ] && echo --repo1-path="$STORE" || echo {s3})'
+    codec = '--compress-type=${CODEC%d} --compress-level=$LEVEL'
     call = f'pgbackrest --config="$SCRATCH/pgbackrest.conf" {place} --stanza=main'
     commands = {
         "init": f'{call} --pg1-path="$PWD" --no-online stanza-create',
-        "push": f'{call} --pg1-path="$PWD" {options} archive-push "$1"',
+        "push": f'{call} --pg1-path="$PWD" {options} {codec} archive-push "$1"',
         "fetch": f'{call} --pg1-path="$PWD" {options} archive-get "$1" "$2"',
     }
     if not ahead:
         commands |= {
-            "backup": f'{call} --pg1-path="$1" --process-max=$WORKERS --type=full backup',
+            "backup": f'{call} --pg1-path="$1" --process-max=$WORKERS {codec} --type=full backup',
             "restore": f'{call} --pg1-path="$1" --process-max=$WORKERS restore',
             "version": "pgbackrest version",
         }
@@ -132,8 +132,9 @@ def pgbackrest(ahead=False):
 def walrus(program, daemon=False):
     """WAL-RUS with the codec and the workers that make it comparable; or as a thin client of its resident daemon."""
     variables = (
-        'WALG_S3_PREFIX="$PREFIX" AWS_ENDPOINT="$ENDPOINT" AWS_S3_FORCE_PATH_STYLE=true SSL_CERT_FILE="$AWS_CA_BUNDLE"'
-        " WALG_COMPRESSION_METHOD=zstd WALG_COMPRESSION_LEVEL=1"
+        'env ${STORE:+WALG_FILE_PREFIX="$STORE"} ${BUCKET:+WALG_S3_PREFIX="$PREFIX"} AWS_ENDPOINT="$ENDPOINT"'
+        ' AWS_S3_FORCE_PATH_STYLE=true SSL_CERT_FILE="$AWS_CA_BUNDLE"'
+        ' WALG_COMPRESSION_METHOD="$CODEC" WALG_COMPRESSION_LEVEL="$LEVEL"'
         ' WALG_UPLOAD_CONCURRENCY="$WORKERS" WALG_DOWNLOAD_CONCURRENCY="$WORKERS"'
     )
     call = f"{variables} {shlex.quote(str(program))}"
@@ -165,16 +166,19 @@ def local_copy():
 
 def stock():
     """The floor: programs that every distribution has. No digests, no checks, no durability beyond a sync."""
+    pack, unpack = '"$CODEC" -q -$LEVEL', '"$CODEC" -q -d'
     call = 'curl --config "$SCRATCH/curl.conf"'
     url = '"$ENDPOINT/$BUCKET/$REPOSITORY/'
     return Contestant(
         "curl+zstd",
         {
-            "push": f'zstd -q -1 -f "$1" -o "$SCRATCH/segment" && {call} -T "$SCRATCH/segment" {url}${{1##*/}}"',
-            "fetch": f'{call} -o "$SCRATCH/segment" {url}$1" && zstd -q -d -f "$SCRATCH/segment" -o "$2"',
-            "backup": "pg_basebackup -D - -Ft -X none -c fast --no-manifest"
-            f' | zstd -q -1 -f -o "$SCRATCH/base" && {call} -T "$SCRATCH/base" {url}base.tar.zst"',
-            "restore": f'{call} {url}base.tar.zst" | zstd -q -d | tar -x -C "$1" && sync -f "$1"',
+            "push": f'{pack} <"$1" >"${{STORE:-$SCRATCH}}/segment" && if [ "$STORE" ]; then mv "$STORE/segment" "$STORE/${{1##*/}}";'
+            f' else {call} -T "$SCRATCH/segment" {url}${{1##*/}}"; fi',
+            "fetch": f'{call} -o "$SCRATCH/segment" {url}$1" && {unpack} <"$SCRATCH/segment" >"$2"',
+            "backup": f'base="${{STORE:-$SCRATCH}}/base"; pg_basebackup -D - -Ft -X none -c fast --no-manifest | {pack} >"$base"'
+            f' && if [ "$STORE" ]; then sync "$base"; else {call} -T "$base" {url}base.tar"; fi',
+            "restore": f'if [ "$STORE" ]; then cat "$STORE/base"; else {call} {url}base.tar"; fi'
+            f' | {unpack} | tar -x -C "$1" && sync -f "$1"',
             "version": "curl --version",
         },
     )
@@ -226,17 +230,23 @@ def write_settings(store, cluster, directory):
     (directory / "curl.conf").write_text(CURL_CONF.format(**values))
 
 
-def environment(store, endpoint, cluster, directory, repository, workers):
-    """What a command finds in its environment; nothing of the caller's but PATH and libpq's."""
+def environment(store, endpoint, cluster, directory, repository, given, local=None):
+    """What a command finds in its environment; nothing of the caller's but PATH and libpq's. `given` by the caller are
+    the workers, the codec and its level; `local` is the directory that is the store in place of the S3."""
     return {
         "PATH": f"{cluster.programs}:{os.environ['PATH']}",
-        "PREFIX": f"s3://{store.bucket}/{repository}",
-        "BUCKET": store.bucket,
+        "PREFIX": f"file://{local}" if local else f"s3://{store.bucket}/{repository}",
+        "BUCKET": "" if local else store.bucket,
+        "STORE": str(local or ""),
         "REPOSITORY": repository,
         "ENDPOINT": endpoint,
         "SCRATCH": str(directory),
         "SEGMENTS": str(cluster.wal_directory / "pg_wal"),
-        "WORKERS": str(workers),
+        "WORKERS": str(given.workers),
+        "CODEC": given.codec,
+        "LEVEL": str(given.level),
+        "WALDEN_WAL_COMPRESSION": str(given.level),
+        "WALDEN_BACKUP_COMPRESSION": str(given.level),
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_CA_BUNDLE": str(store.authority),
         "AWS_REGION": "us-east-1",

@@ -4,6 +4,7 @@ import dataclasses
 import filecmp
 import os
 import shutil
+import time
 from dataclasses import dataclass
 
 from callers import archiver, recovery
@@ -28,6 +29,7 @@ class Measure:
     segments: int = 0
     round_trip: float = 0  # milliseconds between the contestant and the store
     large: bool = False  # takes long, so it is repeated less often
+    local: bool = False  # the store is a directory
 
 
 def all_measures(segments, round_trips, pace):
@@ -39,6 +41,8 @@ def all_measures(segments, round_trips, pace):
     backups = [
         Measure("backup", "backup", "full backup of the running server", "backup", large=True),
         Measure("restore", "restore", "restore of that backup", "restore", large=True),
+        Measure("backup-local", "backup", "full backup into a directory", "backup", large=True, local=True),
+        Measure("restore-local", "restore", "restore from that directory", "restore", large=True, local=True),
     ]
     few = segments[0]
     rows = [
@@ -65,9 +69,9 @@ def at_distance(name, verb, title, act, kind, segments, round_trip):
 class Bench:
     """Carries the measures out. Repositories are never used twice for what must be new."""
 
-    def __init__(self, meter, store, distance, cluster, scratch, workers, pace):
+    def __init__(self, meter, store, distance, cluster, scratch, given):
         self.meter, self.store, self.distance, self.cluster, self.scratch = meter, store, distance, cluster, scratch
-        self.workers, self.pace = workers, pace
+        self.given = given
         self.lead, self.busy, self.idle = (cluster.names(kind) for kind in ["lead", "busy", "idle"])
         self.pushing = cluster.wal_directory.with_name("pushing")  # beside the WAL, for links
         self._forget()
@@ -76,7 +80,7 @@ class Bench:
         self.stored = 0  # bytes
         self.made = set()  # contestants and their repositories
         self.filled = {}  # contestant, segments -> a repository that has them and those that lead to them
-        self.backed_up = {}  # contestant -> a repository that has a backup
+        self.backed_up = {}  # contestant, whether in a directory -> a repository that has a backup
 
     def sample(self, measure, contestant, run):
         """Runs a measure once. Run 0 warms up."""
@@ -156,7 +160,7 @@ class Bench:
     def _fetch_paced(self, measure, contestant, run):
         repository, waited = self._fill(measure, contestant), []
         names = self.busy[: measure.segments]
-        sample = self._fetch(measure, contestant, repository, names, self.pace / 1000, waited)
+        sample = self._fetch(measure, contestant, repository, names, self.given.replay_ms / 1000, waited)
         return dataclasses.replace(sample, waits=len(waited), waited=sum(waited))
 
     def _fetch(self, measure, contestant, repository, names, pace=0.0, waited=None, recovers=True):
@@ -205,17 +209,28 @@ class Bench:
         os.sync()
         sample = self._measure([command])
         self.cluster.archive_with("true", {})
-        self.backed_up[contestant] = repository
+        self._let_go(self.backed_up.pop((contestant, measure.local), None), measure, contestant)
+        self.backed_up[contestant, measure.local] = repository
+        if measure.local:
+            stored = sum(file.stat().st_size for file in self._local(contestant, repository).rglob("*") if file.is_file())
+            sample = dataclasses.replace(sample, sent=stored)
         return sample
 
+    def _let_go(self, repository, measure, contestant):
+        """A disk is smaller than a store."""
+        if repository and measure.local:
+            shutil.rmtree(self._local(contestant, repository))
+
     def _restore(self, measure, contestant, run):
-        if contestant not in self.backed_up:
+        if (contestant, measure.local) not in self.backed_up:
             self._backup(measure, contestant, "restored")
         target = self.scratch / "restored"
-        shutil.rmtree(target, ignore_errors=True)
         self.meter.account.make_directory(target)
         os.sync()
-        sample = self._measure([self._command(measure, contestant, "restore", self.backed_up[contestant], target, target)])
+        # For five seconds ext4 walks around the inodes of what was removed (recently_deleted in fs/ext4/ialloc.c).
+        time.sleep(6)
+        repository = self.backed_up[contestant, measure.local]
+        sample = self._measure([self._command(measure, contestant, "restore", repository, target, target)])
         if tables(target) != tables(self.cluster.data_directory):
             raise Failed(f"{contestant.name} restored other files than it had backed up")
         shutil.rmtree(target)
@@ -227,11 +242,17 @@ class Bench:
         return sample
 
     def _make(self, measure, contestant, repository):
-        key = (contestant, repository)
+        key = (contestant, repository, measure.local)
+        if measure.local and key not in self.made:
+            self.meter.account.make_directory(self._local(contestant, repository))
         if contestant.can("init") and key not in self.made:
             directory = self.cluster.wal_directory
             self._measure([self._command(self._near(measure), contestant, "init", repository, directory)])
         self.made.add(key)
+
+    def _local(self, contestant, repository):
+        """The directory that is the store of a local measure."""
+        return self.scratch / "stores" / contestant.name / repository
 
     def _resident(self, measure, contestant, repository, directory):
         """The commands that start and stop what the contestant has running beside its commands."""
@@ -241,7 +262,8 @@ class Bench:
     def _command(self, measure, contestant, verb, repository, directory, *arguments):
         place = f"{contestant.name}-{repository}".replace("+", "-")
         endpoint = self.distance.endpoints[measure.round_trip]
-        known = environment(self.store, endpoint, self.cluster, self.scratch, place, self.workers)
+        local = self._local(contestant, repository) if measure.local else None
+        known = environment(self.store, endpoint, self.cluster, self.scratch, place, self.given, local)
         return Command(contestant.commands[verb], arguments, directory, known)
 
     def _near(self, measure):

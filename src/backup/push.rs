@@ -19,7 +19,7 @@ use super::resume::{Interrupted, Journals};
 use super::wait::Waiting;
 use crate::archive::{Archive, Encoded};
 use crate::codec::Description;
-use crate::config::value::OnCorruption;
+use crate::config::value::{OnCorruption, RemoteCompression};
 use crate::error::{Context, Result};
 use crate::layout::{BackupId, FORMAT, Key};
 use crate::observe::{Event, Observer};
@@ -48,6 +48,8 @@ pub struct Options {
     pub memory_limit: u64,
     /// Bytes a second that may be read.
     pub max_rate: Option<u64>,
+    /// Whether a server that sends the backup compresses it.
+    pub remote_compression: RemoteCompression,
     /// How long to wait for the backup's WAL while nothing more arrives.
     pub wal_timeout: Duration,
     /// What becomes of a backup with damaged pages.

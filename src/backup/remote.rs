@@ -27,6 +27,7 @@ use super::push::{Facts, LABEL, Options, complete};
 use super::volume::VolumeWriter;
 use super::{pages as verification, session};
 use crate::archive::Archive;
+use crate::config::value::RemoteCompression;
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::BackupId;
 use crate::observe::{Event, Observer};
@@ -51,7 +52,8 @@ pub async fn push(
     let RemoteReady { replication, sender, session } = remote(archive, replication, observer).await?;
     observer.notice(Event::Phase { name: "waiting for a checkpoint".into(), bytes: None });
     let label = options.marks.label.as_deref().unwrap_or(LABEL);
-    let transfer = replication.base_backup(&BaseBackup { label, max_rate: options.max_rate }).await?;
+    let compressed = options.remote_compression == RemoteCompression::Zstd;
+    let transfer = replication.base_backup(&BaseBackup { label, max_rate: options.max_rate, compressed }).await?;
     let started = Timestamp::now();
     let id = BackupId::new(started, SegmentName::containing(transfer.timeline, transfer.start, sender.segment_size));
     let receiving = Receiving { archive, session: session.as_ref(), options, observer, id, sender: &sender, shape };

@@ -54,6 +54,7 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
                     part_size: settings.get(&options::PART_SIZE)? as usize,
                     memory_limit: settings.get(&options::MEMORY_LIMIT)?,
                     max_rate: settings.find(&options::MAX_RATE)?,
+                    remote_compression: settings.get(&options::REMOTE_COMPRESSION)?,
                     wal_timeout: settings.get(&options::WAL_TIMEOUT)?,
                     on_corruption: settings.get(&options::ON_CORRUPTION)?,
                     resume: settings.get(&options::RESUME)?,

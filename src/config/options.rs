@@ -15,7 +15,9 @@ use crate::config::row::VerbName::{
     WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
 };
 use crate::config::row::{Alias, Row, Setting};
-use crate::config::value::{Addressing, Checksum, LogFormat, LogLevel, OnCorruption, OnError, Value};
+use crate::config::value::{
+    Addressing, Checksum, LogFormat, LogLevel, OnCorruption, OnError, RemoteCompression, Value,
+};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::control::SystemId;
 
@@ -37,6 +39,7 @@ pub static TABLE: &[&Row] = &[
     &WAL_TIMEOUT.row,
     &ON_CORRUPTION.row,
     &REMOTE.row,
+    &REMOTE_COMPRESSION.row,
     &RETRY_TIMEOUT.row,
     &PUSH_TIMEOUT.row,
     &PUSH_AHEAD.row,
@@ -243,6 +246,16 @@ pub static REMOTE: Setting<bool> = Setting::new(Row {
     doc: "Have the server send the backup over a replication connection, instead of reading its files: for hosts that \
           do not have them",
     ..Row::ARGUMENT
+});
+
+/// What the server does to a remote backup before it sends it.
+pub static REMOTE_COMPRESSION: Setting<RemoteCompression> = Setting::new(Row {
+    name: "remote-compression",
+    verbs: &[BackupPush],
+    value: Some("WHAT"),
+    default: Some("none"),
+    doc: "Whether the server compresses what it sends with --remote: zstd (PostgreSQL 15 and newer) where the network is           slower than one processor of the server, else none",
+    ..Row::SETTING
 });
 
 /// How long a request to the store is retried.

@@ -82,6 +82,7 @@ most:
 | `PGHOST`, `PGPORT` | Where the server is: a host or the directory of its socket, and the port |
 | `PGUSER`, `PGDATABASE` | As whom to connect, and to which database |
 | `PGPASSWORD`, `PGPASSFILE` | The password, or the file that has it |
+| `PGSERVICE`, `PGSERVICEFILE` | The service that says all this, and the file that has it |
 | `PGSSLMODE`, `PGSSLROOTCERT` | Whether to use TLS, and which authorities to trust |";
 
 fn rows(wanted: impl Fn(&Row) -> bool) -> Vec<&'static Row> {

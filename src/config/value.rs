@@ -130,6 +130,20 @@ impl Choice for OnCorruption {
         &[("warn", OnCorruption::Warn), ("fail", OnCorruption::Fail)];
 }
 
+/// What the server does to a base backup before it sends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RemoteCompression {
+    /// Nothing.
+    None,
+    /// It compresses it with zstd.
+    Zstd,
+}
+
+impl Choice for RemoteCompression {
+    const WORDS: &'static [(&'static str, RemoteCompression)] =
+        &[("none", RemoteCompression::None), ("zstd", RemoteCompression::Zstd)];
+}
+
 /// How much is logged; each level has all that the ones before it have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {

@@ -15,6 +15,7 @@ mod parameters;
 mod password;
 mod replication;
 mod rights;
+mod service;
 mod tls;
 mod turn;
 mod wire;
@@ -127,8 +128,8 @@ impl Client {
     /// Connects as libpq would with these variables: `PGHOST` (lists too; default: the sockets in `/var/run/postgresql`
     /// and `/tmp`), `PGPORT`, `PGUSER` (default: the operating system's effective user), `PGDATABASE` (default:
     /// `postgres`, unlike libpq), `PGPASSWORD`, `PGPASSFILE`, `PGSSLMODE`, `PGSSLROOTCERT`, `PGAPPNAME` (default:
-    /// `walden`), `PGOPTIONS`, `PGCONNECT_TIMEOUT` (default: 10 s), and `HOME` for `~/.pgpass` and
-    /// `~/.postgresql/root.crt`. Must be called within a tokio runtime, in which the session then lives.
+    /// `walden`), `PGOPTIONS`, `PGCONNECT_TIMEOUT` (default: 10 s), `PGSERVICE` with `PGSERVICEFILE` and `PGSYSCONFDIR`, and
+    /// `HOME` for `~/.pgpass`, `~/.pg_service.conf` and `~/.postgresql/root.crt`. Must be called within a tokio runtime, in which the session then lives.
     ///
     /// The session has no time limits, whatever the server or the role is set to, and finds only built-in functions.
     ///

@@ -2,12 +2,14 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
@@ -15,6 +17,7 @@ use super::plan::{Fate, PartPlan, Plan, Target, Write};
 use crate::archive::Archive;
 use crate::backup::manifest::{Backup, Frame};
 use crate::codec::FrameReader;
+use crate::durable::WRITTEN_AT_ONCE;
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::Key;
 use crate::observe::{Event, Observer};
@@ -26,6 +29,9 @@ const PARTS_PER_WORKER: usize = 2;
 
 /// So many stored bytes that nobody needs are rather fetched than asked around.
 const WORTH_A_REQUEST: u64 = 1 << 20;
+
+/// So many bytes are worth telling the file system of. See docs/decisions/restore-writes.md.
+const WORTH_A_HINT: u64 = 64 << 10;
 
 /// Writes everything that is planned; the directories are there already.
 pub(super) async fn copy(
@@ -205,7 +211,19 @@ fn write_at(file: &File, target: &Target, write: &Write, plain: &[u8]) -> Result
     if is_zero(bytes) {
         return Ok(());
     }
-    file.write_all_at(bytes, write.file_offset).during(|| format!("could not write \"{}\"", target.path.display()))
+    let many = NonZeroU64::new(bytes.len() as u64).filter(|length| length.get() >= WORTH_A_HINT);
+    if let Some(length) = many {
+        // Space that is asked for at once lies together. File systems that cannot do so find it when they write.
+        let _ = fallocate(file, FallocateFlags::KEEP_SIZE, write.file_offset, length.get());
+    }
+    for (piece, offset) in bytes.chunks(WRITTEN_AT_ONCE).zip((write.file_offset..).step_by(WRITTEN_AT_ONCE)) {
+        file.write_all_at(piece, offset).during(|| format!("could not write \"{}\"", target.path.display()))?;
+    }
+    if many.is_some() {
+        // Linux begins to write these bytes to the disk, so that little is left for the sync at the end.
+        let _ = fadvise(file, write.file_offset, many, Advice::DontNeed);
+    }
+    Ok(())
 }
 
 /// Is there nothing but zeros?

@@ -19,7 +19,7 @@ use jiff::Timestamp;
 
 use super::examination::Finding;
 use super::{Body, Chunks, Cursor, Download, End, Leftovers, ListQuery, ObjectInfo, PAGE_SIZE, Page, PutMode, Store};
-use crate::durable::{self, Staged};
+use crate::durable::{self, Staged, WRITTEN_AT_ONCE};
 use crate::error::{Context, Error, Kind, Result};
 
 /// How much is read at a time.
@@ -175,7 +175,9 @@ fn stage(path: &Path) -> Result<Staged> {
 
 fn copy(body: &Body, target: &mut File) -> std::io::Result<()> {
     match body {
-        Body::Memory(bytes) => std::io::Write::write_all(target, bytes),
+        Body::Memory(bytes) => {
+            bytes.chunks(WRITTEN_AT_ONCE).try_for_each(|piece| std::io::Write::write_all(target, piece))
+        }
         Body::File(file, _) => {
             let mut source: &File = file;
             source.seek(SeekFrom::Start(0))?;

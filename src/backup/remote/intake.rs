@@ -12,6 +12,7 @@ use super::pages::StreamPages;
 use super::untar::{Event as Entry, Untar};
 use crate::backup::manifest::{FRAME_SIZE, File};
 use crate::backup::pack::compress;
+use crate::codec::StreamDecoder;
 use crate::error::{Error, Kind, Result};
 use crate::observe::{Event, Observer};
 use crate::postgres::client::{Piece, Transfer};
@@ -58,7 +59,7 @@ impl Intake<'_> {
             match piece {
                 Piece::Archive(number) => {
                     end(archive.take())?;
-                    archive = Some(self.begin(archives[number].as_ref(), &archives).await?);
+                    archive = Some(self.begin(archives[number].as_ref(), &archives, transfer.compressed).await?);
                 }
                 Piece::Manifest => end(archive.take())?,
                 Piece::Data(bytes) => match &mut archive {
@@ -70,7 +71,12 @@ impl Intake<'_> {
         Ok(taken)
     }
 
-    async fn begin<'b>(&self, tablespace: Option<&Tablespace>, all: &'b [Option<Tablespace>]) -> Result<Archive<'b>> {
+    async fn begin<'b>(
+        &self,
+        tablespace: Option<&Tablespace>,
+        all: &'b [Option<Tablespace>],
+        compressed: bool,
+    ) -> Result<Archive<'b>> {
         let place = tablespace.map(|tablespace| format!("pg_tblspc/{}", tablespace.oid));
         if let (Some(path), Some(tablespace)) = (&place, tablespace)
             && tablespace.location.is_relative()
@@ -79,10 +85,20 @@ impl Intake<'_> {
             self.send(Unit::Directory(Directory { path: path.clone(), mode: self.directory_mode })).await?;
         }
         let prefix = place.map_or(String::new(), |path| format!("{path}/"));
-        Ok(Archive { prefix, tablespaces: all, untar: Untar::default(), coming: None })
+        let decoder = compressed.then(StreamDecoder::new).transpose()?;
+        Ok(Archive { prefix, tablespaces: all, decoder, untar: Untar::default(), coming: None })
     }
 
     async fn feed(&self, archive: &mut Archive<'_>, bytes: Bytes, taken: &mut Taken) -> Result<()> {
+        let Some(decoder) = &mut archive.decoder else { return self.unpack(archive, bytes, taken).await };
+        decoder.push(bytes);
+        while let Some(plain) = archive.decoder.as_mut().map_or(Ok(None), StreamDecoder::next)? {
+            self.unpack(archive, plain, taken).await?;
+        }
+        Ok(())
+    }
+
+    async fn unpack(&self, archive: &mut Archive<'_>, bytes: Bytes, taken: &mut Taken) -> Result<()> {
         self.observer.notice(Event::Advanced(bytes.len() as u64));
         archive.untar.push(bytes);
         while let Some(entry) = archive.untar.next()? {
@@ -172,7 +188,9 @@ impl Intake<'_> {
 }
 
 fn end(archive: Option<Archive<'_>>) -> Result<()> {
-    archive.map_or(Ok(()), |archive| archive.untar.end())
+    let Some(Archive { decoder, untar, .. }) = archive else { return Ok(()) };
+    decoder.map_or(Ok(()), |decoder| decoder.end())?;
+    untar.end()
 }
 
 /// An archive that is coming.
@@ -180,6 +198,8 @@ struct Archive<'a> {
     /// What its paths begin with in the data directory.
     prefix: String,
     tablespaces: &'a [Option<Tablespace>],
+    /// Where the server compresses it.
+    decoder: Option<StreamDecoder>,
     untar: Untar,
     coming: Option<Coming>,
 }

@@ -43,8 +43,9 @@ pub struct ArchivingFailure {
 
 impl fmt::Display for ArchivingFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "archiving {} last failed at {:.0}; {} attempts failed", self.wal, self.time, self.count)?;
-        self.since.map_or(Ok(()), |since| write!(f, " since {since:.0}"))
+        write!(f, "archiving {} last failed at {:.0}; failed attempts", self.wal, self.time)?;
+        self.since.map_or(Ok(()), |since| write!(f, " since {since:.0}"))?;
+        write!(f, ": {}", self.count)
     }
 }
 
@@ -99,8 +100,8 @@ mod tests {
             };
             archiver.failing().map(|failure| failure.to_string())
         };
-        let told = "archiving 000000010000000000000002 last failed at 1970-01-01T00:00:09Z; 3 attempts failed since \
-                    1970-01-01T00:00:00Z";
+        let told = "archiving 000000010000000000000002 last failed at 1970-01-01T00:00:09Z; failed attempts since \
+                    1970-01-01T00:00:00Z: 3";
         assert_eq!(failing(None, Some(9)).as_deref(), Some(told));
         assert_eq!(failing(Some(8), Some(9)).as_deref(), Some(told));
         assert_eq!(failing(Some(9), Some(8)), None);

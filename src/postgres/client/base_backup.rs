@@ -30,6 +30,8 @@ pub struct BaseBackup<'a> {
     pub label: &'a str,
     /// Bytes a second that the server may send, as near as the server can.
     pub max_rate: Option<u64>,
+    /// Archives that are compressed with zstd. A rate is that of what is sent then.
+    pub compressed: bool,
 }
 
 /// A base backup on its way: first the tablespaces, then the data directory, then the manifest.
@@ -43,6 +45,8 @@ pub struct Transfer {
     pub archives: Vec<Option<Tablespace>>,
     /// About how many bytes there are.
     pub bytes: u64,
+    /// Are the archives compressed with zstd?
+    pub compressed: bool,
     begun: usize,
     form: Form,
     end: Option<(Lsn, Timeline)>,
@@ -92,10 +96,14 @@ impl BaseBackup<'_> {
                 ("(", ")", ", ", &["PROGRESS", "CHECKPOINT 'fast'", "WAIT false", "TABLESPACE_MAP", "TARGET 'client'"])
             }
         };
+        // The fastest level: one process of the server does all of it.
+        let compression =
+            self.compressed.then_some(["COMPRESSION 'zstd'", "COMPRESSION_DETAIL 'level=1'"]).into_iter().flatten();
         let manifest = ["MANIFEST 'yes'", "MANIFEST_CHECKSUMS 'CRC32C'"];
         let options: Vec<String> = std::iter::once(format!("LABEL '{label}'"))
             .chain(words.iter().map(|word| (*word).to_owned()))
             .chain(rate)
+            .chain(compression.map(str::to_owned))
             .chain(manifest.map(str::to_owned))
             .collect();
         format!("BASE_BACKUP {open}{}{close}", options.join(separator))
@@ -110,8 +118,13 @@ impl Replication {
     /// Has the server begin a base backup. Returns when its checkpoint is done, which can take minutes.
     ///
     /// # Errors
-    /// [`Kind::Refused`] if the server begins none, [`Kind::Unreachable`] if the connection has ended.
+    /// [`Kind::Refused`] if the server begins none, or cannot compress it; [`Kind::Unreachable`] if the connection has ended.
     pub async fn base_backup(mut self, wanted: &BaseBackup<'_>) -> Result<Transfer> {
+        if wanted.compressed && form(self.major) == Form::Copies {
+            return Err(Error::new(Kind::Refused, format!("PostgreSQL {} cannot compress what it sends", self.major))
+                .detail("servers of version 15 and newer can")
+                .hint("Set remote-compression to none (--remote-compression, WALDEN_REMOTE_COMPRESSION)."));
+        }
         let begun = self.begin(wanted).await;
         let sets = begun.map_err(|failure| failure.of_command("could not start a backup", &self.user))?;
         let [start, tablespaces] = sets;
@@ -122,7 +135,8 @@ impl Replication {
         let archives = archives.into_iter().map(|(tablespace, _)| tablespace).collect();
         let form = form(self.major);
         let (begun, end, damaged) = (0, None, false);
-        Ok(Transfer { replication: self, start, timeline, archives, bytes, begun, form, end, damaged })
+        let compressed = wanted.compressed;
+        Ok(Transfer { replication: self, start, timeline, archives, bytes, compressed, begun, form, end, damaged })
     }
 
     /// The two result sets that come before the copy.
@@ -199,7 +213,7 @@ impl Transfer {
                 let piece = self.begin_next()?;
                 let name = message.split(|&byte| byte == 0).next().map(String::from_utf8_lossy).unwrap_or_default();
                 match &piece {
-                    Piece::Archive(number) if name == archive_name(self.archives[*number].as_ref()) => Ok(Some(piece)),
+                    Piece::Archive(number) if name == self.archive_name(*number) => Ok(Some(piece)),
                     _ => Err(unexpected(format!("it was not the turn of the archive \"{name}\""))),
                 }
             }
@@ -212,6 +226,12 @@ impl Transfer {
             b'p' => Ok(None),
             other => Err(unexpected(format!("a piece of the backup has the type {other}"))),
         }
+    }
+
+    /// What the server calls an archive.
+    fn archive_name(&self, number: usize) -> String {
+        let name = archive_name(self.archives[number].as_ref());
+        if self.compressed { name + ".zst" } else { name }
     }
 
     /// How it ended, after the last piece.
@@ -258,16 +278,16 @@ mod tests {
 
     #[test]
     fn the_command_has_the_form_of_its_version() {
-        let wanted = BaseBackup { label: "it's", max_rate: Some(1) };
+        let wanted = BaseBackup { label: "it's", max_rate: Some(1), compressed: false };
         assert_eq!(
             wanted.command(14),
             "BASE_BACKUP LABEL 'it''s' PROGRESS FAST NOWAIT TABLESPACE_MAP MAX_RATE 32 MANIFEST 'yes' \
              MANIFEST_CHECKSUMS 'CRC32C'"
         );
         assert_eq!(
-            BaseBackup { max_rate: None, ..wanted }.command(15),
+            BaseBackup { max_rate: None, compressed: true, ..wanted }.command(15),
             "BASE_BACKUP (LABEL 'it''s', PROGRESS, CHECKPOINT 'fast', WAIT false, TABLESPACE_MAP, TARGET 'client', \
-             MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C')"
+             COMPRESSION 'zstd', COMPRESSION_DETAIL 'level=1', MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C')"
         );
     }
 

@@ -1,7 +1,7 @@
 //! Where and as whom to connect, from the variables that libpq reads
 //! (PostgreSQL documentation, "Environment Variables" of libpq).
 //!
-//! Pure: takes the environment as a value. Files that the variables name are read by `password` and `tls`. A variable
+//! Takes the environment as a value. Files that the variables name are read by `service`, `password` and `tls`. A variable
 //! that would change where or how safely Walden connects, and that it does not support, is an error.
 
 use std::collections::BTreeMap;
@@ -9,6 +9,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::service;
 use crate::error::{Error, Kind, Result};
 
 /// The variables of a process, by name.
@@ -22,7 +23,7 @@ const DEFAULT_PORT: u16 = 5432;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Variables that Walden does not support, each with the values that ask for nothing more than what it does anyway.
-const UNSUPPORTED: [(&str, &[&str]); 17] = [
+const UNSUPPORTED: [(&str, &[&str]); 16] = [
     ("PGCHANNELBINDING", &["prefer"]),
     ("PGGSSENCMODE", &["disable", "prefer"]),
     ("PGHOSTADDR", &[]),
@@ -30,7 +31,6 @@ const UNSUPPORTED: [(&str, &[&str]); 17] = [
     ("PGREQUIREAUTH", &[]),
     ("PGREQUIREPEER", &[]),
     ("PGREQUIRESSL", &["0"]),
-    ("PGSERVICE", &[]),
     ("PGSSLCERT", &[]),
     ("PGSSLCERTMODE", &["disable", "allow"]),
     ("PGSSLCRL", &[]),
@@ -118,9 +118,11 @@ pub(super) enum RootCertificates {
 }
 
 impl Parameters {
-    /// Reads the variables. An empty one counts as not set. Differences from libpq: the database is `postgres` unless
-    /// `PGDATABASE` says otherwise (a backup needs some database, not the user's); the connection timeout is 10 s.
+    /// Reads the variables, and the service that they may name. An empty one counts as not set. Differences from libpq: the
+    /// database is `postgres` unless `PGDATABASE` says otherwise (a backup needs some database, not the user's); the
+    /// connection timeout is 10 s.
     pub fn read(environment: &Environment) -> Result<Parameters> {
+        let environment = service::resolved(environment)?;
         let variable = |name: &str| environment.get(name).map(String::as_str).filter(|value| !value.is_empty());
         refuse_unsupported(variable)?;
         let home = variable("HOME").map(Path::new);
