@@ -390,7 +390,7 @@ fn a_control_file_that_is_read_while_it_is_written_is_stored_whole() {
                 let copying = || {
                     let log = cluster.log();
                     let from = |function: &str| log[logged..].rfind(function).map(|at| &log[logged + at..]);
-                    let begun = from("pg_backup_start(").or_else(|| from("pg_start_backup("));
+                    let begun = from("SELECT pg_backup_start(").or_else(|| from("SELECT pg_start_backup("));
                     begun.is_some_and(|then| {
                         then.lines().any(|line| line.contains(" execute ") && line.contains("pg_control_"))
                     })

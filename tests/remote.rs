@@ -267,3 +267,45 @@ fn a_data_directory_and_a_remote_backup_exclude_each_other() {
     let walden = place.walden(directory.path()).args(["backup-push", "--remote", "/srv/data"]);
     walden.run().code(2).stderr_has("--remote");
 }
+
+/// PostgreSQL itself would lose such a database: see the test of backups of files.
+#[test]
+fn a_database_that_moves_meanwhile_refuses_the_backup() {
+    for postgres in Postgres::each() {
+        let place = Place::directory();
+        let primary = Cluster::primary(&postgres, &place);
+        primary.sql(&format!("CREATE TABLESPACE space LOCATION '{}'", primary.directory("space").display()));
+        primary.sql("CREATE DATABASE moving");
+        let running = push(&primary, &["--max-rate", "8MiB"]);
+        let running = std::thread::spawn(move || running.run());
+        let sending = "SELECT count(*) FROM pg_stat_progress_basebackup WHERE backup_streamed > 0";
+        primary.wait_until("the server sends", |primary| primary.value(sending) == "1");
+        primary.sql("ALTER DATABASE moving SET TABLESPACE space");
+        running
+            .join()
+            .unwrap()
+            .code(8)
+            .stderr_has("moved to another tablespace during the backup")
+            .stderr_has("\"moving\"");
+        assert_eq!(complete_backups(&primary), 0);
+    }
+}
+
+#[test]
+fn what_the_server_compresses_is_stored_and_restored_as_ever() {
+    for postgres in Postgres::each() {
+        let place = Place::directory();
+        let primary = Cluster::primary(&postgres, &place);
+        spread_out(&primary);
+        let asked = push(&primary, &["--remote-compression", "zstd"]).run();
+        // Older ones do not know how to, others are built without zstd.
+        if postgres.major < 15 || asked.stderr.contains("does not support compression with ZSTD") {
+            asked.code(8).stderr_has("Set remote-compression to none");
+            continue;
+        }
+        asked.code(0);
+        let copy = restored(&postgres, &place, &["--tablespace-root", primary.directory("spaces").to_str().unwrap()]);
+        copy.verify_backup();
+        assert_eq!(recovered(copy).value("SELECT sum(n) FROM spaced"), "5000050000");
+    }
+}

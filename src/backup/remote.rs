@@ -32,7 +32,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::layout::BackupId;
 use crate::observe::{Event, Observer};
 use crate::pipeline::{self, blocking, joined};
-use crate::postgres::client::{BaseBackup, Client, Ended, Replication, Sender, Transfer};
+use crate::postgres::client::{BaseBackup, Client, Ended, Homes, Replication, Sender, Transfer};
 use crate::postgres::control::ControlFile;
 use crate::postgres::entry::{Database, Tablespace};
 use crate::postgres::label::BackupLabel;
@@ -51,6 +51,7 @@ pub async fn push(
     let shape = Shape::within(options.memory_limit, options.workers, options.part_size, options.level)?;
     let RemoteReady { replication, sender, session } = remote(archive, replication, observer).await?;
     observer.notice(Event::Phase { name: "waiting for a checkpoint".into(), bytes: None });
+    let homes = homes(session.as_ref()).await?;
     let label = options.marks.label.as_deref().unwrap_or(LABEL);
     let compressed = options.remote_compression == RemoteCompression::Zstd;
     let transfer = replication.base_backup(&BaseBackup { label, max_rate: options.max_rate, compressed }).await?;
@@ -59,6 +60,7 @@ pub async fn push(
     let receiving = Receiving { archive, session: session.as_ref(), options, observer, id, sender: &sender, shape };
     let tablespaces = outside(&transfer.archives);
     let (listed, known) = receiving.receive(transfer).await.during(|| format!("could not take backup {id}"))?;
+    homes.check_unmoved(&self::homes(session.as_ref()).await?)?;
     let Known { label, from_standby, ended, pages, ahead } = known;
     let facts = Facts {
         id,
@@ -92,6 +94,14 @@ fn finished(now: Timestamp, ahead: SignedDuration) -> Timestamp {
 /// (`allow_in_place_tablespaces`).
 fn outside(archives: &[Option<Tablespace>]) -> Vec<Tablespace> {
     archives.iter().flatten().filter(|tablespace| tablespace.location.is_absolute()).cloned().collect()
+}
+
+/// Where the databases lie, where there is a session to ask; of none otherwise.
+async fn homes(session: Option<&Client>) -> Result<Homes> {
+    match session {
+        Some(session) => session.homes().await,
+        None => Ok(Homes::default()),
+    }
 }
 
 /// The databases, where there is a session to ask: without them no single one can be restored by its name.

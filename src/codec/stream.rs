@@ -1,15 +1,17 @@
 //! A zstd stream of somebody else's, decompressed as its bytes come.
 
 use bytes::{Buf, Bytes};
-use zstd::stream::raw::{Decoder, Operation};
+use zstd::stream::raw::{DParameter, Decoder, Operation};
 
 use crate::error::{Error, Kind, Result};
 
 /// So many plain bytes come at once, whatever they were compressed to.
 const AT_ONCE: usize = 256 << 10;
 
-/// Decompresses a stream in bounded memory: a window of at most 128 MiB, which zstd's levels reach only at the top, and
-/// some more.
+/// The largest window, as a power of two: 8 MiB. The first level of zstd takes half of one.
+const LARGEST_WINDOW: u32 = 23;
+
+/// Decompresses a stream in bounded memory: its window, and some more.
 pub struct StreamDecoder {
     decoder: Decoder<'static>,
     input: Bytes,
@@ -22,7 +24,8 @@ pub struct StreamDecoder {
 impl StreamDecoder {
     /// For the beginning of a stream.
     pub fn new() -> Result<StreamDecoder> {
-        let decoder = Decoder::new().map_err(damaged)?;
+        let mut decoder = Decoder::new().map_err(damaged)?;
+        decoder.set_parameter(DParameter::WindowLogMax(LARGEST_WINDOW)).map_err(damaged)?;
         Ok(StreamDecoder { decoder, input: Bytes::new(), buffer: vec![0; AT_ONCE], more: false, ended: false })
     }
 
@@ -35,7 +38,7 @@ impl StreamDecoder {
     /// Plain bytes; `None` if that takes more of the stream.
     ///
     /// # Errors
-    /// [`Kind::Corrupt`] if this is not zstd.
+    /// [`Kind::Corrupt`] if this is not zstd, or has a larger window.
     pub fn next(&mut self) -> Result<Option<Bytes>> {
         while self.more || !self.input.is_empty() {
             let done = self.decoder.run_on_buffers(&self.input, &mut self.buffer).map_err(damaged)?;

@@ -293,9 +293,13 @@ impl Prepared {
         owner.take_all(destination.root())
     }
 
-    /// Waits until everything that was written is on the disks.
+    /// Waits until everything that was written is on the disks. After an error the page cache may hold what they do not, so a
+    /// comparison with what is there would be of no use.
     pub(super) fn sync(&self) -> Result<()> {
-        self.file_systems.iter().try_for_each(FileSystem::sync)
+        let failed = |error: Error| {
+            error.hint("Look for the disk's errors in the system's log, then restore into an empty directory, without --delta.")
+        };
+        self.file_systems.iter().try_for_each(FileSystem::sync).map_err(failed)
     }
 
     /// The restore is complete: removes the marker.

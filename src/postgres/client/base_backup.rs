@@ -23,6 +23,11 @@ const RATES: [u64; 2] = [32, 1 << 20];
 /// (`perform_base_backup`; `ERRCODE_DATA_CORRUPTED`).
 const DATA_CORRUPTED: &str = "XX001";
 
+/// How a server answers to a compression that it was not built for (`SendBaseBackup`, `ERRCODE_SYNTAX_ERROR`).
+const SYNTAX_ERROR: &str = "42601";
+
+const UNCOMPRESSED: &str = "Set remote-compression to none (--remote-compression, WALDEN_REMOTE_COMPRESSION).";
+
 /// What to ask for.
 #[derive(Clone, Debug)]
 pub struct BaseBackup<'a> {
@@ -123,10 +128,15 @@ impl Replication {
         if wanted.compressed && form(self.major) == Form::Copies {
             return Err(Error::new(Kind::Refused, format!("PostgreSQL {} cannot compress what it sends", self.major))
                 .detail("servers of version 15 and newer can")
-                .hint("Set remote-compression to none (--remote-compression, WALDEN_REMOTE_COMPRESSION)."));
+                .hint(UNCOMPRESSED));
         }
         let begun = self.begin(wanted).await;
-        let sets = begun.map_err(|failure| failure.of_command("could not start a backup", &self.user))?;
+        let sets = begun.map_err(|failure| {
+            // A server can be built without zstd, and says so in its own language.
+            let syntax = matches!(&failure, Failure::Refused(refusal) if refusal.code == SYNTAX_ERROR);
+            let error = failure.of_command("could not start a backup", &self.user);
+            if wanted.compressed && syntax { error.hint(UNCOMPRESSED) } else { error }
+        })?;
         let [start, tablespaces] = sets;
         let (start, timeline) = position(start.first()).ok_or_else(|| unexpected("it names no start".into()))?;
         let archives: Option<Vec<(Option<Tablespace>, u64)>> = tablespaces.iter().map(archive).collect();
