@@ -8,10 +8,12 @@ pub mod record;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
 use self::needs::{Kept, Reach, WalPlan};
+use crate::config::target::Selection;
 use crate::error::{Error, Kind, Result};
 use crate::layout::BackupId;
 use crate::postgres::control::SystemId;
@@ -100,6 +102,73 @@ pub enum Wish {
         /// Even if no sound backup would be left of a cluster, as is the case unless some are pinned.
         even_the_last: bool,
     },
+}
+
+/// What a command line asks for, before anything is known of the archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// All goes that none of these keeps.
+    Rules {
+        /// One of so many newest.
+        newest: Option<u32>,
+        /// Recoveries to any moment of so long.
+        window: Option<Duration>,
+        /// There must be so many.
+        min: u32,
+    },
+    /// What no recovery to this moment or a later one begins with.
+    Before(Timestamp, u32),
+    /// What is older than this backup.
+    OlderThan(Selection, u32),
+    /// These backups.
+    Backups {
+        /// Which.
+        ids: BTreeSet<BackupId>,
+        /// Even the last sound one.
+        even_the_last: bool,
+    },
+    /// Everything.
+    Everything {
+        /// Even the last sound backup.
+        even_the_last: bool,
+    },
+}
+
+impl Demand {
+    /// What that means for these clusters at this moment.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] for the newest backup where there are several clusters, [`Kind::NotFound`] where there is none.
+    pub fn wish(&self, clusters: &[Cluster], now: Timestamp) -> Result<Wish> {
+        Ok(match self {
+            Demand::Rules { newest, window, min } => {
+                let back = window.map(|window| SignedDuration::try_from(window).unwrap_or(SignedDuration::MAX));
+                let since = back.map(|back| now.checked_sub(back).unwrap_or(Timestamp::MIN));
+                Wish::Unless(Rules { newest: *newest, since, min: *min })
+            }
+            Demand::Before(time, min) => Wish::Unless(Rules { newest: None, since: Some(*time), min: *min }),
+            Demand::OlderThan(Selection::Id(backup), min) => Wish::OlderThan { backup: *backup, min: *min },
+            Demand::OlderThan(Selection::Latest, min) => Wish::OlderThan { backup: latest(clusters)?, min: *min },
+            Demand::Backups { ids, even_the_last } => {
+                Wish::Backups { ids: ids.clone(), even_the_last: *even_the_last }
+            }
+            Demand::Everything { even_the_last } => Wish::Everything { even_the_last: *even_the_last },
+        })
+    }
+}
+
+fn latest(clusters: &[Cluster]) -> Result<BackupId> {
+    let mut with_backups = clusters.iter().filter(|cluster| !cluster.backups.is_empty());
+    match (with_backups.next(), with_backups.next()) {
+        (Some(only), None) => {
+            let newest = only.backups.iter().max_by_key(|backup| (backup.finished, backup.id));
+            newest.map(|backup| backup.id).ok_or_else(|| Error::new(Kind::NotFound, "there is no complete backup"))
+        }
+        (None, _) => Err(Error::new(Kind::NotFound, "there is no complete backup")
+            .hint("Take one with walden backup-push.")),
+        (Some(_), Some(_)) => Err(Error::new(Kind::Usage, "several clusters share the archive, and each has a LATEST")
+            .hint("Choose one with --system-id or WALDEN_SYSTEM_ID, or name the backup.")),
+    }
 }
 
 /// What keeps a backup: any of these.

@@ -48,6 +48,8 @@ pub struct Stretch {
     pub goes: bool,
     /// Why.
     pub why: WhyWal,
+    /// Files of all kinds and their bytes, where somebody has counted them.
+    pub weight: Option<(u64, u64)>,
 }
 
 /// Why WAL stays or goes.
@@ -135,11 +137,11 @@ pub fn plan(cluster: &Cluster, kept: Option<&[Kept]>, bare: Bare) -> WalPlan {
         for &run in needed.as_slice() {
             let by = own.iter().find(|need| need.run.last >= run.first && need.run.first <= run.last);
             let why = by.filter(|_| living != Some(timeline)).map_or(WhyWal::Living, |need| WhyWal::Needed(need.of));
-            stretches.push(Stretch { timeline, run, segments: count(&stock.segments, run), goes: false, why });
+            stretches.push(Stretch { timeline, run, segments: count(&stock.segments, run), goes: false, why, weight: None });
         }
         for &run in needed.gaps(whole).as_slice() {
             let segments = count(&stock.segments, run);
-            stretches.push(Stretch { timeline, run, segments, goes: true, why: WhyWal::Unneeded });
+            stretches.push(Stretch { timeline, run, segments, goes: true, why: WhyWal::Unneeded, weight: None });
         }
         stretches.sort_by_key(|stretch| stretch.run);
         plan.stretches.extend(stretches);
@@ -151,7 +153,7 @@ pub fn plan(cluster: &Cluster, kept: Option<&[Kept]>, bare: Bare) -> WalPlan {
 fn all_stay(cluster: &Cluster, why: WhyWal) -> WalPlan {
     let stretches = cluster.wal.iter().filter_map(|(&timeline, stock)| {
         let run = Run { first: 0, last: stock.last? };
-        Some(Stretch { timeline, run, segments: count(&stock.segments, run), goes: false, why })
+        Some(Stretch { timeline, run, segments: count(&stock.segments, run), goes: false, why, weight: None })
     });
     WalPlan { stretches: stretches.collect(), histories: BTreeSet::new() }
 }

@@ -17,12 +17,11 @@ const LOOKED_AT: usize = 10;
 /// `Ok` if no key was refused.
 ///
 /// # Errors
-/// The first refusal and their number, with the locks that are the reason, if they are.
+/// The first refusal, with the locks that are the reason, if they are.
 pub(super) async fn judge(store: &S3Store, refused: &[Refused]) -> Result<()> {
     let Some(first) = refused.first() else { return Ok(()) };
     let key = store.relative(first.key().unwrap_or_default());
     let (url, attempt) = (store.url(key), store.attempt(Action::Delete, key));
-    let count = format!("{} objects could not be deleted", refused.len());
     let mut locks = Vec::new();
     let denied = refused.iter().filter(|refused| refused.code() == Some("AccessDenied"));
     for key in denied.filter_map(Refused::key).take(LOOKED_AT) {
@@ -30,12 +29,12 @@ pub(super) async fn judge(store: &S3Store, refused: &[Refused]) -> Result<()> {
     }
     if locks.is_empty() {
         let refusal = Refusal::of_key(first.code(), first.message());
-        return Err(attempt.refused(&refusal, store.identity.describe().as_deref()).detail(count));
+        return Err(attempt.refused(&refusal, store.identity.describe().as_deref()));
     }
     let more = if refused.len() > LOOKED_AT { ", and perhaps more" } else { "" };
     Err(Error::new(Kind::Denied, format!("could not delete {url}"))
         .detail(format!("{}: {}", first.code().unwrap_or_default(), first.message().unwrap_or_default()))
-        .detail(format!("{count}; locked are {}{more}", locks.join(", ")))
+        .detail(format!("locked are {}{more}", locks.join(", ")))
         .hint(
             "Wait until then. A lock in governance mode yields to aws s3api delete-object --bypass-governance-retention, \
              with the right s3:BypassGovernanceRetention.",
