@@ -90,6 +90,11 @@ pub trait Store: Send + Sync + Debug {
         self.remove(keys).await?.all()
     }
 
+    /// Until when the object is locked against being deleted for good, in words; `None` if it is not, or if we may not know.
+    async fn lock(&self, _key: &str) -> Option<String> {
+        None
+    }
+
     /// What time it is by the clock that the ages of objects are told by. A store that does not tell gets this machine's.
     async fn now(&self) -> Result<Timestamp>;
 

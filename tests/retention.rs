@@ -9,12 +9,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::archive::{Forged, segment, store_wal, wal_key};
+use support::archive::{Forged, segment, store_wal, wal_key, wal_keys};
 use support::forge;
 use support::place::Place;
 use support::random::Random;
 use support::s3::{Fault, On, Op};
 use support::scene::Scene;
+use support::seaweedfs::SeaweedFs;
 use support::walden::{Ran, Walden};
 
 const SYSTEM: u64 = forge::SYSTEM_ID;
@@ -318,9 +319,22 @@ fn in_a_bucket_that_keeps_versions_it_is_said_how_many_objects_are_only_marked()
     assert_eq!(ran.stderr.matches("NoncurrentVersionExpiration").count(), 1, "{ran}");
 }
 
+#[test]
+fn a_lock_is_told_before_anything_goes_and_what_is_locked_stays_whole() {
+    let place = Place::s3();
+    let backups = five();
+    store(&place, &backups);
+    let wal = store_wal(&place, SYSTEM, 1, 1..=60);
+    let manifest = backups[0].keys().pop().unwrap();
+    place.service().lock_until(&format!("some/where/{manifest}"), Duration::from_secs(86_400));
+    let shown = delete(&place, &["retain", "4"]).code(0).stdout_has("; locked until 20").stdout_has("(COMPLIANCE)");
+    assert_eq!(shown.stdout.matches("locked").count(), 1);
+    delete(&place, &["retain", "4", "--confirm"]).code(4).stderr_has("locked are").stderr_has("(COMPLIANCE)");
+    assert_eq!(keys(&place), set(&[&backups.iter().flat_map(Forged::keys).collect::<Vec<_>>(), &wal[9..]]));
+}
+
 /// Whatever is listed is whole, and has its WAL.
-fn check(place: &Place, backups: &[Forged], wal: &[String]) {
-    let there = keys(place);
+fn check(there: &BTreeSet<String>, backups: &[Forged], wal: &[String]) {
     for backup in backups {
         let all = backup.keys();
         if there.contains(all.last().unwrap()) {
@@ -331,9 +345,33 @@ fn check(place: &Place, backups: &[Forged], wal: &[String]) {
     }
 }
 
+/// Kills `retain 2` until it gets through; what is left then.
+fn kill_and_finish(walden: &dyn Fn() -> Walden, look: &dyn Fn() -> BTreeSet<String>, backups: &[Forged], wal: &[String]) -> BTreeSet<String> {
+    let mut random = Random::announced();
+    let (mut interrupted, mut midway) = (0, 0);
+    for _ in 0..200 {
+        let before = look().len();
+        let mut running = walden().spawn();
+        std::thread::sleep(Duration::from_micros(random.below(120_000)));
+        running.kill().unwrap();
+        let ended = running.wait().unwrap().success();
+        let there = look();
+        check(&there, backups, wal);
+        interrupted += usize::from(!ended);
+        midway += usize::from(!ended && there.len() < before);
+        if ended {
+            break;
+        }
+    }
+    println!("{interrupted} were killed, {midway} of them while they deleted");
+    walden().run().code(0);
+    look()
+}
+
+const RETAIN_2: [&str; 4] = ["delete", "retain", "2", "--confirm"];
+
 #[test]
 fn what_kills_at_random_moments_leave_is_whole_and_the_same_command_finishes_it() {
-    let mut random = Random::announced();
     for place in Place::each() {
         println!("-- {place:?}");
         let mut backups = five();
@@ -341,26 +379,39 @@ fn what_kills_at_random_moments_leave_is_whole_and_the_same_command_finishes_it(
         store(&place, &backups);
         let wal = store_wal(&place, SYSTEM, 1, 1..=400);
         let home = Home::new();
-        let args = ["delete", "retain", "2", "--confirm"];
-        let (mut interrupted, mut midway) = (0, 0);
-        for _ in 0..200 {
-            let before = keys(&place).len();
-            let mut running = home.walden(&place, &args).spawn();
-            std::thread::sleep(Duration::from_micros(random.below(120_000)));
-            running.kill().unwrap();
-            let ended = running.wait().unwrap().success();
-            check(&place, &backups, &wal);
-            interrupted += usize::from(!ended);
-            midway += usize::from(!ended && keys(&place).len() < before);
-            if ended {
-                break;
-            }
-        }
-        println!("{interrupted} were killed, {midway} of them while they deleted");
-        home.walden(&place, &args).run().code(0);
+        let left = kill_and_finish(&|| home.walden(&place, &RETAIN_2), &|| keys(&place), &backups, &wal);
         let stay: Vec<String> = backups[3..].iter().flat_map(Forged::keys).collect();
-        assert_eq!(keys(&place), set(&[&stay, &wal[39..]]));
+        assert_eq!(left, set(&[&stay, &wal[39..]]));
     }
+}
+
+#[test]
+fn the_same_holds_on_seaweedfs() {
+    let Some(seaweedfs) = SeaweedFs::running() else { return };
+    let (runtime, client, url) =
+        (tokio::runtime::Runtime::new().unwrap(), seaweedfs.client(), seaweedfs.fresh_prefix());
+    let (bucket, prefix) = url.strip_prefix("s3://").unwrap().split_once('/').unwrap();
+    let mut backups = five();
+    backups.iter_mut().for_each(|backup| backup.parts = 20);
+    let wal = wal_keys(SYSTEM, 1, 1..=80);
+    let objects = backups.iter().flat_map(Forged::objects).chain(wal.iter().map(|key| (key.clone(), b"x".to_vec())));
+    for (key, content) in objects {
+        let put = client.put_object().bucket(bucket).key(format!("{prefix}/{key}")).body(content.into());
+        runtime.block_on(put.send()).unwrap();
+    }
+    let look = || {
+        let list = client.list_objects_v2().bucket(bucket).prefix(format!("{prefix}/"));
+        let listed = runtime.block_on(list.send()).unwrap();
+        let keys = listed.contents().iter().map(|object| object.key().unwrap()[prefix.len() + 1..].to_owned());
+        keys.filter(|key| !key.ends_with("retention.json") && !key.ends_with(".txt")).collect::<BTreeSet<String>>()
+    };
+    let home = Home::new();
+    let walden = || {
+        let walden = Walden::new(home.0.path()).envs(seaweedfs.env()).env("WALDEN_PREFIX", &url);
+        walden.args(RETAIN_2)
+    };
+    let stay: Vec<String> = backups[3..].iter().flat_map(Forged::keys).collect();
+    assert_eq!(kill_and_finish(&walden, &look, &backups, &wal), set(&[&stay, &wal[39..]]));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::wal::segment::{SegmentName, SegmentSize, WalFile};
 
 /// What would be deleted, and what to type to have it deleted.
 pub(super) fn planned(plan: &Plan) -> String {
-    let text: String = plan.clusters.iter().map(|cluster| cluster_text(cluster, plan.clusters.len() > 1)).collect();
+    let text: String = plan.clusters.iter().map(|cluster| cluster_text(cluster, plan)).collect();
     let (backups, bytes) = sum(plan);
     let files: u64 = going(plan).filter_map(|stretch| stretch.weight).map(|(files, _)| files).sum();
     let remains = plan.clusters.iter().any(|cluster| cluster.backups.iter().any(|one| one.goes && one.finished.is_none()));
@@ -29,7 +29,7 @@ pub(super) fn planned(plan: &Plan) -> String {
 
 /// What has been deleted.
 pub(super) fn done(plan: &Plan, outcome: &Outcome) -> String {
-    let mut text: String = plan.clusters.iter().map(|cluster| cluster_text(cluster, plan.clusters.len() > 1)).collect();
+    let mut text: String = plan.clusters.iter().map(|cluster| cluster_text(cluster, plan)).collect();
     for run in &outcome.runs {
         text.push_str(&format!(
             "deleted {} backups ({} objects) and {} WAL files of cluster {}, {}\n",
@@ -52,22 +52,23 @@ pub(super) fn done(plan: &Plan, outcome: &Outcome) -> String {
     text
 }
 
-fn cluster_text(plan: &ClusterPlan, several: bool) -> String {
+fn cluster_text(plan: &ClusterPlan, whole: &Plan) -> String {
     let mut text = String::new();
-    if several {
+    if whole.clusters.len() > 1 {
         text.push_str(&format!("cluster {}\n", plan.cluster.system_id));
     }
-    text.extend(plan.backups.iter().map(backup_line));
+    text.extend(plan.backups.iter().map(|verdict| backup_line(verdict, whole.locks.get(&verdict.id))));
     text.extend(shown(plan).map(|stretch| wal_line(stretch, plan)));
     let histories = plan.wal.histories.iter().map(|&timeline| WalFile::History(timeline));
     text.extend(histories.map(|file| format!("goes   WAL {file}: nothing of this timeline or of one after it is left\n")));
     text
 }
 
-fn backup_line(verdict: &Verdict) -> String {
+fn backup_line(verdict: &Verdict, lock: Option<&String>) -> String {
     let size = if verdict.finished.is_some() { format!(", {}", BinaryBytes(verdict.bytes)) } else { String::new() };
     let damaged = if verdict.damaged { ", damaged pages" } else { "" };
-    format!("{} backup {}{size}{damaged}: {}\n", fate(verdict.goes), verdict.id, verdict.why)
+    let lock = lock.map_or(String::new(), |lock| format!("; locked {lock}, old versions of it stay as long"));
+    format!("{} backup {}{size}{damaged}: {}{lock}\n", fate(verdict.goes), verdict.id, verdict.why)
 }
 
 fn wal_line(stretch: &Stretch, plan: &ClusterPlan) -> String {
@@ -116,7 +117,7 @@ fn sum(plan: &Plan) -> (usize, u64) {
 
 /// The same; its form is in docs/json.md.
 pub(super) fn json(plan: &Plan, outcome: Option<&Outcome>) -> String {
-    let clusters: Vec<Value> = plan.clusters.iter().map(cluster_json).collect();
+    let clusters: Vec<Value> = plan.clusters.iter().map(|cluster| cluster_json(cluster, plan)).collect();
     let done = outcome.map(|outcome| outcome.runs.iter().map(run_json).collect::<Vec<Value>>());
     format!(
         "{:#}",
@@ -124,13 +125,14 @@ pub(super) fn json(plan: &Plan, outcome: Option<&Outcome>) -> String {
     )
 }
 
-fn cluster_json(plan: &ClusterPlan) -> Value {
+fn cluster_json(plan: &ClusterPlan, whole: &Plan) -> Value {
     let backups: Vec<Value> = plan.backups.iter().map(|verdict| {
         json!({
             "id": verdict.id,
             "finished": verdict.finished,
             "bytes": verdict.finished.map(|_| verdict.bytes),
             "damaged": verdict.damaged,
+            "locked": whole.locks.get(&verdict.id),
             "goes": verdict.goes,
             "reason": verdict.why.to_string(),
         })

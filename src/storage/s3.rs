@@ -276,6 +276,10 @@ impl Store for S3Store {
         Ok(Removed { refused: keys, refusal: locked::judge(self, &refused).await.err(), marked: marked as u64 })
     }
 
+    async fn lock(&self, key: &str) -> Option<String> {
+        locked::lock(self, key).await
+    }
+
     async fn now(&self) -> Result<Timestamp> {
         let witness = Arc::new(Witness::default());
         let request = |tracked| async {

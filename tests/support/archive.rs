@@ -66,11 +66,14 @@ impl Forged {
         seal(&value)
     }
 
+    /// Its objects.
+    pub fn objects(&self) -> Vec<(String, Vec<u8>)> {
+        let content = |key: &str| if key.ends_with(".json") { self.manifest() } else { b"twelve bytes".to_vec() };
+        self.keys().into_iter().map(|key| (key.clone(), content(&key))).collect()
+    }
+
     pub fn store(&self, place: &Place) {
-        for key in self.keys() {
-            let content = if key.ends_with(".json") { self.manifest() } else { b"twelve bytes".to_vec() };
-            place.put(&key, &content);
-        }
+        self.objects().iter().for_each(|(key, content)| place.put(key, content));
     }
 }
 
@@ -90,9 +93,14 @@ pub fn wal_key(system: u64, timeline: u32, name: &str) -> String {
     format!("{system}/wal/{timeline:08X}/{name}")
 }
 
+/// The keys of these segments.
+pub fn wal_keys(system: u64, timeline: u32, numbers: std::ops::RangeInclusive<u64>) -> Vec<String> {
+    numbers.map(|number| wal_key(system, timeline, &segment(timeline, number))).collect()
+}
+
 /// Stores segments, and returns their keys.
 pub fn store_wal(place: &Place, system: u64, timeline: u32, numbers: std::ops::RangeInclusive<u64>) -> Vec<String> {
-    let keys: Vec<String> = numbers.map(|number| wal_key(system, timeline, &segment(timeline, number))).collect();
+    let keys = wal_keys(system, timeline, numbers);
     for key in &keys {
         place.put(key, b"twelve bytes");
     }

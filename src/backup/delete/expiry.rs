@@ -1,6 +1,6 @@
 //! What there is in an archive for retention to decide on, and the plan that comes of it. Changes nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -10,7 +10,7 @@ use crate::backup::catalogue::{self, Found};
 use crate::backup::manifest::Backup;
 use crate::backup::retention::{self, Cluster, ClusterPlan, Demand, Known, Stock};
 use crate::error::{Kind, Result};
-use crate::layout::BackupId;
+use crate::layout::{BackupId, Key};
 use crate::observe::{Event, Observer};
 use crate::postgres::control::SystemId;
 use crate::wal::segment::SegmentSize;
@@ -38,6 +38,9 @@ pub struct Plan {
     pub command: String,
     /// One for each cluster.
     pub clusters: Vec<ClusterPlan>,
+    /// Which of the backups that go are locked, and until when: of what a store that keeps versions lets be deleted all the
+    /// same, the versions stay so long.
+    pub locks: BTreeMap<BackupId, String>,
 }
 
 /// Looks at these clusters, and makes the plan.
@@ -55,8 +58,26 @@ pub async fn find(archive: &Archive, systems: &[SystemId], request: &Request, ob
     for plan in &mut clusters {
         weigh(archive, plan).await?;
     }
+    let locks = locks(archive, &clusters).await;
     observer.notice(Event::Done("it is known what stays".to_owned()));
-    Ok(Plan { now, command: request.command.clone(), clusters })
+    Ok(Plan { now, command: request.command.clone(), clusters, locks })
+}
+
+/// Backups whose lock is asked for; what is to be said of more can be seen by these.
+const LOOKED_AT: usize = 100;
+
+async fn locks(archive: &Archive, clusters: &[ClusterPlan]) -> BTreeMap<BackupId, String> {
+    let mut locks = BTreeMap::new();
+    let goes = clusters.iter().flat_map(|plan| {
+        let goes = plan.backups.iter().filter(|verdict| verdict.goes && verdict.finished.is_some());
+        goes.map(|verdict| (plan.cluster.system_id, verdict.id))
+    });
+    for (system, id) in goes.take(LOOKED_AT) {
+        if let Some(lock) = archive.store().lock(&Key::Backup(system, id).to_string()).await {
+            locks.insert(id, lock);
+        }
+    }
+    locks
 }
 
 async fn look(

@@ -25,7 +25,8 @@ pub(super) async fn judge(store: &S3Store, refused: &[Refused]) -> Result<()> {
     let mut locks = Vec::new();
     let denied = refused.iter().filter(|refused| refused.code() == Some("AccessDenied"));
     for key in denied.filter_map(Refused::key).take(LOOKED_AT) {
-        locks.extend(lock(store, store.relative(key)).await);
+        let key = store.relative(key);
+        locks.extend(lock(store, key).await.map(|lock| format!("{key} {lock}")));
     }
     if locks.is_empty() {
         let refusal = Refusal::of_key(first.code(), first.message());
@@ -42,19 +43,19 @@ pub(super) async fn judge(store: &S3Store, refused: &[Refused]) -> Result<()> {
 }
 
 /// Until when the object is locked; `None` if it is not, or if we may not know.
-async fn lock(store: &S3Store, key: &str) -> Option<String> {
-    reason(key, &store.look(key, None).await.ok()?)
+pub(super) async fn lock(store: &S3Store, key: &str) -> Option<String> {
+    reason(&store.look(key, None).await.ok()?)
 }
 
-fn reason(key: &str, object: &HeadObjectOutput) -> Option<String> {
+fn reason(object: &HeadObjectOutput) -> Option<String> {
     let held = object.object_lock_legal_hold_status() == Some(&ObjectLockLegalHoldStatus::On);
     let mode = object.object_lock_mode().map(|mode| format!(" ({mode})")).unwrap_or_default();
     match (object.object_lock_retain_until_date().copied(), held) {
         (Some(until), held) => {
             let hold = if held { ", and by a legal hold" } else { "" };
-            Some(format!("{key} until {}{mode}{hold}", timestamp(Some(until))))
+            Some(format!("until {}{mode}{hold}", timestamp(Some(until))))
         }
-        (None, true) => Some(format!("{key} by a legal hold")),
+        (None, true) => Some("by a legal hold".to_owned()),
         (None, false) => None,
     }
 }
@@ -73,12 +74,12 @@ mod tests {
             head().object_lock_mode(ObjectLockMode::Governance).object_lock_retain_until_date(until)
         };
         let on = ObjectLockLegalHoldStatus::On;
-        let reason = |object: HeadObjectOutput| reason("k", &object);
+        let reason = |object: HeadObjectOutput| reason(&object);
         assert_eq!(reason(head().build()), None);
         assert_eq!(reason(head().object_lock_legal_hold_status(ObjectLockLegalHoldStatus::Off).build()), None);
-        assert_eq!(reason(locked().build()).as_deref(), Some("k until 2027-01-15T08:00:00Z (GOVERNANCE)"));
-        let both = "k until 2027-01-15T08:00:00Z (GOVERNANCE), and by a legal hold";
+        assert_eq!(reason(locked().build()).as_deref(), Some("until 2027-01-15T08:00:00Z (GOVERNANCE)"));
+        let both = "until 2027-01-15T08:00:00Z (GOVERNANCE), and by a legal hold";
         assert_eq!(reason(locked().object_lock_legal_hold_status(on.clone()).build()).as_deref(), Some(both));
-        assert_eq!(reason(head().object_lock_legal_hold_status(on).build()).as_deref(), Some("k by a legal hold"));
+        assert_eq!(reason(head().object_lock_legal_hold_status(on).build()).as_deref(), Some("by a legal hold"));
     }
 }
