@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use support::archive::{Forged, segment, store_wal, wal_key, wal_keys};
 use support::forge;
 use support::place::Place;
-use support::random::Random;
+use support::random::{Random, times};
 use support::s3::{Fault, On, Op};
 use support::scene::Scene;
 use support::seaweedfs::SeaweedFs;
@@ -93,11 +93,16 @@ fn old_backups_go_with_their_wal_and_nothing_else_does_and_only_when_that_is_con
         let done = delete(&place, &["retain", "2", "--confirm", "--json"]).code(0).json();
         assert_eq!(done["done"][0]["deleted"], json!([backups[0].id(), backups[2].id()]));
         // 1 to 19 and 22 to 39, the .backup file of the first and the partial one.
-        assert_eq!((&done["done"][0]["wal_files"], &done["done"][0]["backup_objects"]), (&json!(19 + 18 + 2), &json!(10)));
+        assert_eq!(
+            (&done["done"][0]["wal_files"], &done["done"][0]["backup_objects"]),
+            (&json!(19 + 18 + 2), &json!(10))
+        );
         let stay = [&backups[1], &backups[3], &backups[4]].map(Forged::keys).concat();
         let expected = set(&[&stay, &wal[19..21], &wal[39..], &beside[1..2], &beside[3..]]);
         assert_eq!(keys(&place), expected);
-        delete(&place, &["retain", "2", "--confirm"]).code(0).stdout_has("deleted 0 backups (0 objects) and 0 WAL files");
+        delete(&place, &["retain", "2", "--confirm"])
+            .code(0)
+            .stdout_has("deleted 0 backups (0 objects) and 0 WAL files");
         assert_eq!(keys(&place), expected);
 
         let last: Value = serde_json::from_slice(&place.get(&format!("{SYSTEM}/retention.json")).unwrap()).unwrap();
@@ -262,10 +267,23 @@ fn wal_stays_along_every_timeline_that_a_backup_leads_to_and_histories_as_long_a
     let histories = [2, 3, 4].map(history);
 
     delete(place, &["retain", "3", "--confirm"]).code(0);
-    assert_eq!(keys(place), set(&[&backups[1..].iter().flat_map(Forged::keys).collect::<Vec<_>>(), &one[19..], &two, &three, &four, &histories]));
+    assert_eq!(
+        keys(place),
+        set(&[
+            &backups[1..].iter().flat_map(Forged::keys).collect::<Vec<_>>(),
+            &one[19..],
+            &two,
+            &three,
+            &four,
+            &histories
+        ])
+    );
     // From here on nothing leads to timelines 1 and 3.
     delete(place, &["retain", "2", "--confirm"]).code(0);
-    assert_eq!(keys(place), set(&[&backups[2..].iter().flat_map(Forged::keys).collect::<Vec<_>>(), &two[15..], &four, &histories]));
+    assert_eq!(
+        keys(place),
+        set(&[&backups[2..].iter().flat_map(Forged::keys).collect::<Vec<_>>(), &two[15..], &four, &histories])
+    );
     // 4 descends from 2; 3 is nobody's any more.
     delete(place, &["retain", "1", "--confirm"]).code(0);
     assert_eq!(keys(place), set(&[&backups[3].keys(), &four[5..], &histories[..1], &histories[2..]]));
@@ -283,7 +301,9 @@ fn a_backup_that_was_pinned_after_the_plan_and_one_that_cannot_be_deleted_stay_w
     place.service().lock(&format!("some/where/{locked_part}"));
     place.service().lock(&format!("some/where/{}", wal[0]));
     let ran = delete(&place, &["retain", "1", "--confirm"]).code(4);
-    ran.stderr_has("3 objects could not be deleted").stderr_has("backup.json").stdout_has("3 objects could not be deleted");
+    ran.stderr_has("3 objects could not be deleted")
+        .stderr_has("backup.json")
+        .stdout_has("3 objects could not be deleted");
     let expected = set(&[&backups[1].keys(), &backups[4].keys(), &[locked_part.clone()], &wal[..1], &wal[19..]]);
     assert_eq!(keys(&place), expected);
     let last: Value = serde_json::from_slice(&place.get(&format!("{SYSTEM}/retention.json")).unwrap()).unwrap();
@@ -346,13 +366,18 @@ fn check(there: &BTreeSet<String>, backups: &[Forged], wal: &[String]) {
 }
 
 /// Kills `retain 2` until it gets through; what is left then.
-fn kill_and_finish(walden: &dyn Fn() -> Walden, look: &dyn Fn() -> BTreeSet<String>, backups: &[Forged], wal: &[String]) -> BTreeSet<String> {
+fn kill_and_finish(
+    walden: &dyn Fn() -> Walden,
+    look: &dyn Fn() -> BTreeSet<String>,
+    backups: &[Forged],
+    wal: &[String],
+) -> BTreeSet<String> {
     let mut random = Random::announced();
     let (mut interrupted, mut midway) = (0, 0);
     for _ in 0..200 {
         let before = look().len();
         let mut running = walden().spawn();
-        std::thread::sleep(Duration::from_micros(random.below(120_000)));
+        std::thread::sleep(Duration::from_micros(random.below(60_000)));
         running.kill().unwrap();
         let ended = running.wait().unwrap().success();
         let there = look();
@@ -372,7 +397,7 @@ const RETAIN_2: [&str; 4] = ["delete", "retain", "2", "--confirm"];
 
 #[test]
 fn what_kills_at_random_moments_leave_is_whole_and_the_same_command_finishes_it() {
-    for place in Place::each() {
+    for place in (0..times(4)).flat_map(|_| Place::each()) {
         println!("-- {place:?}");
         let mut backups = five();
         backups.iter_mut().for_each(|backup| backup.parts = 150);

@@ -120,7 +120,8 @@ fn what_stays_restores_over_timelines_a_fork_and_an_upgrade() {
         assert_eq!(found(&old_version, &place, &[&[pinned.as_str()], &end[..]].concat()), "1");
         // Of the others on timeline 1 to 4 nothing is left but what makes the pinned one consistent.
         let old_system = system(&old);
-        let left = |timeline: u32| place.keys().iter().filter(|key| key.contains(&format!("/wal/{timeline:08X}/"))).count();
+        let left =
+            |timeline: u32| place.keys().iter().filter(|key| key.contains(&format!("/wal/{timeline:08X}/"))).count();
         assert_eq!([left(2), left(3), left(4)], [0, 0, 0], "{:?}", place.keys());
 
         old.stop();
@@ -128,7 +129,8 @@ fn what_stays_restores_over_timelines_a_fork_and_an_upgrade() {
         new.start();
         let new_system = system(&new);
         assert_ne!(new_system, old_system);
-        let restore_new = |options: &[&str]| found(&new_version, &place, &[&["--system-id", &new_system], options].concat());
+        let restore_new =
+            |options: &[&str]| found(&new_version, &place, &[&["--system-id", &new_system], options].concat());
         mark(&new, 10);
         let fourth = backup(&new);
         mark(&new, 11);

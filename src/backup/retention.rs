@@ -149,9 +149,7 @@ impl Demand {
             Demand::Before(time, min) => Wish::Unless(Rules { newest: None, since: Some(*time), min: *min }),
             Demand::OlderThan(Selection::Id(backup), min) => Wish::OlderThan { backup: *backup, min: *min },
             Demand::OlderThan(Selection::Latest, min) => Wish::OlderThan { backup: latest(clusters)?, min: *min },
-            Demand::Backups { ids, even_the_last } => {
-                Wish::Backups { ids: ids.clone(), even_the_last: *even_the_last }
-            }
+            Demand::Backups { ids, even_the_last } => Wish::Backups { ids: ids.clone(), even_the_last: *even_the_last },
             Demand::Everything { even_the_last } => Wish::Everything { even_the_last: *even_the_last },
         })
     }
@@ -164,8 +162,9 @@ fn latest(clusters: &[Cluster]) -> Result<BackupId> {
             let newest = only.backups.iter().max_by_key(|backup| (backup.finished, backup.id));
             newest.map(|backup| backup.id).ok_or_else(|| Error::new(Kind::NotFound, "there is no complete backup"))
         }
-        (None, _) => Err(Error::new(Kind::NotFound, "there is no complete backup")
-            .hint("Take one with walden backup-push.")),
+        (None, _) => {
+            Err(Error::new(Kind::NotFound, "there is no complete backup").hint("Take one with walden backup-push."))
+        }
         (Some(_), Some(_)) => Err(Error::new(Kind::Usage, "several clusters share the archive, and each has a LATEST")
             .hint("Choose one with --system-id or WALDEN_SYSTEM_ID, or name the backup.")),
     }

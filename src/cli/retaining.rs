@@ -16,7 +16,8 @@ pub(super) fn planned(plan: &Plan) -> String {
     let text: String = plan.clusters.iter().map(|cluster| cluster_text(cluster, plan)).collect();
     let (backups, bytes) = sum(plan);
     let files: u64 = going(plan).filter_map(|stretch| stretch.weight).map(|(files, _)| files).sum();
-    let remains = plan.clusters.iter().any(|cluster| cluster.backups.iter().any(|one| one.goes && one.finished.is_none()));
+    let remains =
+        plan.clusters.iter().any(|cluster| cluster.backups.iter().any(|one| one.goes && one.finished.is_none()));
     let histories = plan.clusters.iter().any(|cluster| !cluster.wal.histories.is_empty());
     if backups == 0 && files == 0 && !remains && !histories {
         return format!("{text}there is nothing to delete\n");
@@ -60,7 +61,9 @@ fn cluster_text(plan: &ClusterPlan, whole: &Plan) -> String {
     text.extend(plan.backups.iter().map(|verdict| backup_line(verdict, whole.locks.get(&verdict.id))));
     text.extend(shown(plan).map(|stretch| wal_line(stretch, plan)));
     let histories = plan.wal.histories.iter().map(|&timeline| WalFile::History(timeline));
-    text.extend(histories.map(|file| format!("goes   WAL {file}: nothing of this timeline or of one after it is left\n")));
+    text.extend(
+        histories.map(|file| format!("goes   WAL {file}: nothing of this timeline or of one after it is left\n")),
+    );
     text
 }
 
@@ -126,30 +129,36 @@ pub(super) fn json(plan: &Plan, outcome: Option<&Outcome>) -> String {
 }
 
 fn cluster_json(plan: &ClusterPlan, whole: &Plan) -> Value {
-    let backups: Vec<Value> = plan.backups.iter().map(|verdict| {
-        json!({
-            "id": verdict.id,
-            "finished": verdict.finished,
-            "bytes": verdict.finished.map(|_| verdict.bytes),
-            "damaged": verdict.damaged,
-            "locked": whole.locks.get(&verdict.id),
-            "goes": verdict.goes,
-            "reason": verdict.why.to_string(),
+    let backups: Vec<Value> = plan
+        .backups
+        .iter()
+        .map(|verdict| {
+            json!({
+                "id": verdict.id,
+                "finished": verdict.finished,
+                "bytes": verdict.finished.map(|_| verdict.bytes),
+                "damaged": verdict.damaged,
+                "locked": whole.locks.get(&verdict.id),
+                "goes": verdict.goes,
+                "reason": verdict.why.to_string(),
+            })
         })
-    }).collect();
-    let wal: Vec<Value> = shown(plan).map(|stretch| {
-        let (first, last) = names(stretch, plan);
-        json!({
-            "timeline": stretch.timeline.0,
-            "first": first,
-            "last": last,
-            "segments": stretch.segments,
-            "files": stretch.weight.map(|(files, _)| files),
-            "bytes": stretch.weight.map(|(_, bytes)| bytes),
-            "goes": stretch.goes,
-            "reason": stretch.why.to_string(),
+        .collect();
+    let wal: Vec<Value> = shown(plan)
+        .map(|stretch| {
+            let (first, last) = names(stretch, plan);
+            json!({
+                "timeline": stretch.timeline.0,
+                "first": first,
+                "last": last,
+                "segments": stretch.segments,
+                "files": stretch.weight.map(|(files, _)| files),
+                "bytes": stretch.weight.map(|(_, bytes)| bytes),
+                "goes": stretch.goes,
+                "reason": stretch.why.to_string(),
+            })
         })
-    }).collect();
+        .collect();
     let histories: Vec<u32> = plan.wal.histories.iter().map(|timeline| timeline.0).collect();
     json!({ "system_id": plan.cluster.system_id, "backups": backups, "wal": wal, "histories": histories })
 }

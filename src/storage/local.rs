@@ -18,7 +18,9 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::examination::Finding;
-use super::{Body, Chunks, Cursor, Download, End, Leftovers, ListQuery, ObjectInfo, PAGE_SIZE, Page, PutMode, Removed, Store};
+use super::{
+    Body, Chunks, Cursor, Download, End, Leftovers, ListQuery, ObjectInfo, PAGE_SIZE, Page, PutMode, Removed, Store,
+};
 use crate::durable::{self, Staged, WRITTEN_AT_ONCE};
 use crate::error::{Context, Error, Kind, Result};
 

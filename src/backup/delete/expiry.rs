@@ -50,7 +50,10 @@ pub struct Plan {
 pub async fn find(archive: &Archive, systems: &[SystemId], request: &Request, observer: &dyn Observer) -> Result<Plan> {
     let (now, mut clusters) = (archive.store().now().await?, Vec::new());
     for &system in systems {
-        observer.notice(Event::Phase { name: format!("looking at the backups and the WAL of cluster {system}"), bytes: None });
+        observer.notice(Event::Phase {
+            name: format!("looking at the backups and the WAL of cluster {system}"),
+            bytes: None,
+        });
         clusters.push(look(archive, system, now, request.older_than, observer).await?);
     }
     let wish = request.demand.wish(&clusters, now)?;

@@ -20,7 +20,11 @@ fn at(seconds: i64) -> Timestamp {
 #[derive(Clone, Debug)]
 enum Step {
     Write(u64),
-    Backup { damaged: bool, pinned: bool, within: u64 },
+    Backup {
+        damaged: bool,
+        pinned: bool,
+        within: u64,
+    },
     Unreadable,
     /// Goes on from where it is, on a new timeline.
     Promote,
@@ -73,7 +77,8 @@ impl Life {
         let stock = self.cluster.wal.entry(self.now.timeline).or_default();
         stock.segments.insert(number);
         stock.last = stock.last.max(Some(number));
-        stock.stored = Some(stock.stored.map_or((stored, stored), |(first, last)| (first.min(stored), last.max(stored))));
+        stock.stored =
+            Some(stock.stored.map_or((stored, stored), |(first, last)| (first.min(stored), last.max(stored))));
     }
 
     fn write(&mut self, segments: u64) {
@@ -110,7 +115,15 @@ impl Life {
                 self.clock += 60;
                 let (timeline, finished) = (self.now.timeline, at(self.clock));
                 self.cluster.backups.push(Known {
-                    id, finished, timeline, start: Lsn(start), stop: Lsn(stop), postgres, damaged, pinned, bytes: 1,
+                    id,
+                    finished,
+                    timeline,
+                    start: Lsn(start),
+                    stop: Lsn(stop),
+                    postgres,
+                    damaged,
+                    pinned,
+                    bytes: 1,
                 });
             }
             Step::Unreadable => self.cluster.unreadable.push(self.id(self.lsn)),
@@ -128,7 +141,8 @@ impl Life {
     }
 
     fn end(mut self) -> (Cluster, Vec<History>) {
-        let known = self.histories.iter().filter(|one| one.timeline != Timeline(1) && !self.lost.contains(&one.timeline));
+        let known =
+            self.histories.iter().filter(|one| one.timeline != Timeline(1) && !self.lost.contains(&one.timeline));
         let timelines = self.histories.iter().map(|one| one.timeline);
         self.cluster.tree = Tree::new(known.cloned(), timelines.collect::<Vec<_>>());
         (self.cluster, self.histories)

@@ -72,7 +72,9 @@ impl fmt::Display for WhyWal {
         match self {
             WhyWal::Needed(id) => write!(f, "backup {id} needs it"),
             WhyWal::Living => f.write_str("the server is on this timeline, and no backup leads there yet"),
-            WhyWal::Uncounted => f.write_str("which backups need it cannot be said: their segment size is not known or differs"),
+            WhyWal::Uncounted => {
+                f.write_str("which backups need it cannot be said: their segment size is not known or differs")
+            }
             WhyWal::NoBackup => f.write_str("no backup is complete yet: a first one may be being taken"),
             WhyWal::Unneeded => f.write_str("no backup that stays needs it"),
         }
@@ -137,7 +139,14 @@ pub fn plan(cluster: &Cluster, kept: Option<&[Kept]>, bare: Bare) -> WalPlan {
         for &run in needed.as_slice() {
             let by = own.iter().find(|need| need.run.last >= run.first && need.run.first <= run.last);
             let why = by.filter(|_| living != Some(timeline)).map_or(WhyWal::Living, |need| WhyWal::Needed(need.of));
-            stretches.push(Stretch { timeline, run, segments: count(&stock.segments, run), goes: false, why, weight: None });
+            stretches.push(Stretch {
+                timeline,
+                run,
+                segments: count(&stock.segments, run),
+                goes: false,
+                why,
+                weight: None,
+            });
         }
         for &run in needed.gaps(whole).as_slice() {
             let segments = count(&stock.segments, run);
