@@ -465,5 +465,5 @@ fn a_hundred_thousand_objects_go_in_batches_and_in_bounded_memory() {
     let deletes = place.service().requests().iter().filter(|one| one.query.contains("delete")).count();
     assert!(deletes <= 120, "{deletes} requests");
     println!("peak of memory: {} MiB", peak >> 20);
-    assert!(peak < 128 << 20, "{peak} bytes");
+    assert!(peak < 40 << 20, "{peak} bytes");
 }

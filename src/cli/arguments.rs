@@ -699,9 +699,9 @@ mod tests {
                 let line = line.split(" >").next().unwrap();
                 let arguments = line.split_whitespace().map(OsString::from).collect::<Vec<_>>();
                 let arguments = sources::take_envdir(&arguments).unwrap().map_or(arguments, |envdir| envdir.arguments);
-                let rule = ("WALDEN_RETAIN".to_owned(), "7".to_owned());
-                let environment = with_prefix().iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
-                let environment = environment.chain([rule]).collect();
+                let variables = [("WALDEN_PREFIX", "s3://bucket"), ("WALDEN_RETAIN", "7")];
+                let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+                let environment = variables.into_iter().collect();
                 assert!(matches!(parse(arguments, &environment), Ok(Parsed::Run(_))), "{line}");
                 found += 1;
             }
