@@ -40,6 +40,12 @@ pub trait Store: Send + Sync + Debug {
         None
     }
 
+    /// As whom the store was last asked, and until when that is good; `None` before the first request, and where nobody
+    /// is asked who he is.
+    fn signer(&self) -> Option<Signer> {
+        None
+    }
+
     /// Finds out what can be done here by doing it, with an object of its own ([`crate::layout::Key::Doctor`]), which is
     /// deleted again where that is allowed. Takes seconds; a failure is a finding.
     async fn examine(&self) -> Vec<Finding>;
@@ -98,6 +104,15 @@ pub trait Store: Send + Sync + Debug {
     async fn remove_leftovers(&self, _before: Timestamp) -> Result<Leftovers> {
         Ok(Leftovers::default())
     }
+}
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signer {
+    /// An ARN where it is known, else the id of an access key and where it was found.
+    pub who: String,
+    /// When it ends; it is renewed before, where it can be. `None` if it does not end, or does not say so.
+    pub expires: Option<Timestamp>,
 }
 
 /// How much is left of objects that never came to be.

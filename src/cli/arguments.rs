@@ -37,6 +37,8 @@ pub enum Parsed {
 /// A verb, what it was given, and the settings.
 #[derive(Debug)]
 pub struct Invocation {
+    /// The verb's name.
+    pub name: VerbName,
     /// What to do.
     pub verb: Verb,
     /// How; has a prefix, unless the verb is [`Verb::Config`].
@@ -108,8 +110,16 @@ pub enum Verb {
     WalShow,
     /// Verify that recoveries find their WAL.
     WalVerify,
-    /// Show how the archive stands.
-    Status,
+    /// Show how archiving stands.
+    Status {
+        /// The data directory, if it lies here.
+        pgdata: Option<PathBuf>,
+    },
+    /// Serve the same as metrics until the process ends.
+    Exporter {
+        /// The data directory, if it lies here.
+        pgdata: Option<PathBuf>,
+    },
     /// Find out what may be done in the store.
     Doctor,
     /// Show the settings.
@@ -167,6 +177,13 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>, environment: &Enviro
 /// end of the archive must not come from a mistyped flag either.
 pub fn may_be(verb: VerbName, arguments: &[OsString]) -> bool {
     arguments.iter().skip(1).any(|word| word == verb.as_str())
+}
+
+/// Whether this may be a check, even if the command line cannot be understood: a monitoring system would misread the code
+/// of any other error.
+pub fn may_be_check(arguments: &[OsString]) -> bool {
+    let check = format!("--{}", options::watching::CHECK.row.name);
+    may_be(VerbName::Status, arguments) && arguments.iter().any(|word| *word == *check)
 }
 
 fn text(word: OsString) -> Result<String> {
@@ -286,7 +303,7 @@ fn invocation(matches: &ArgMatches, environment: &Environment) -> Result<Invocat
     if name != VerbName::Config {
         settings.get(&options::PREFIX)?;
     }
-    Ok(Invocation { verb: verb(name, matches, &settings)?, settings })
+    Ok(Invocation { name, verb: verb(name, matches, &settings)?, settings })
 }
 
 fn flags(verb: VerbName, matches: &ArgMatches) -> Flags {
@@ -337,7 +354,8 @@ fn verb(name: VerbName, matches: &ArgMatches, settings: &Settings) -> Result<Ver
         VerbName::Daemon => Verb::Daemon { pgdata: required(matches, help::PGDATA, PathBuf::read)? },
         VerbName::WalShow => Verb::WalShow,
         VerbName::WalVerify => Verb::WalVerify,
-        VerbName::Status => Verb::Status,
+        VerbName::Status => Verb::Status { pgdata: optional(matches, help::PGDATA, PathBuf::read)? },
+        VerbName::Exporter => Verb::Exporter { pgdata: optional(matches, help::PGDATA, PathBuf::read)? },
         VerbName::Doctor => Verb::Doctor,
         VerbName::Config => Verb::Config,
     })

@@ -11,7 +11,7 @@ use crate::config::Location;
 use crate::config::mark::{Label, Note};
 use crate::config::role::{AssumedRole, ExternalId};
 use crate::config::row::VerbName::{
-    BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Config, Daemon, Delete, Doctor, Status,
+    BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Config, Daemon, Delete, Doctor, Exporter, Status,
     WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
 };
 use crate::config::row::{Alias, Row, Setting};
@@ -23,6 +23,7 @@ use crate::postgres::control::SystemId;
 
 pub mod requests;
 pub mod restoring;
+pub mod watching;
 
 /// Every row, in the order in which help and documentation list them.
 pub static TABLE: &[&Row] = &[
@@ -64,6 +65,12 @@ pub static TABLE: &[&Row] = &[
     &requests::S3_BACKUP_LOCK.row,
     &requests::S3_REQUESTER_PAYS.row,
     &CACHE_DIR.row,
+    &watching::METRICS_DIR.row,
+    &watching::LISTEN.row,
+    &watching::WARN_BACKUP_AGE.row,
+    &watching::CRITICAL_BACKUP_AGE.row,
+    &watching::WARN_WAL_AGE.row,
+    &watching::CRITICAL_WAL_AGE.row,
     &LOG_LEVEL.row,
     &LOG_FORMAT.row,
     &CONFIG.row,
@@ -80,6 +87,7 @@ pub static TABLE: &[&Row] = &[
     &NO_KEEP.row,
     &OLDER_THAN.row,
     &CONFIRM.row,
+    &watching::CHECK.row,
     &restoring::TARGET_TIME.row,
     &restoring::TARGET_LSN.row,
     &restoring::TARGET_XID.row,
@@ -117,7 +125,7 @@ pub static PREFIX: Setting<Location> = Setting::new(Row {
 /// Which cluster below the prefix.
 pub static SYSTEM_ID: Setting<SystemId> = Setting::new(Row {
     name: "system-id",
-    verbs: &[WalFetch, BackupFetch, BackupList, BackupShow, BackupCat, BackupMark, Delete, WalShow, WalVerify, Status],
+    verbs: &[WalFetch, BackupFetch, BackupList, BackupShow, BackupCat, BackupMark, Delete, WalShow, WalVerify, Status, Exporter],
     value: Some("NUMBER"),
     example: Some("7710427967336607753"),
     doc: "Which cluster below the prefix, by its system identifier (pg_controldata prints it), where no data directory \
@@ -305,7 +313,7 @@ pub static PREFETCH: Setting<u64> = Setting::new(Row {
 /// Where one process leaves word for the next.
 pub static SPOOL_DIR: Setting<PathBuf> = Setting::new(Row {
     name: "spool-dir",
-    verbs: &[WalPush, WalFetch, Daemon],
+    verbs: &[WalPush, WalFetch, Daemon, Status, Exporter],
     value: Some("DIR"),
     example: Some("/var/spool/walden/main"),
     doc: "Where it is noted what was archived ahead, and where fetched WAL waits, for one cluster; unless given, \
@@ -592,8 +600,12 @@ mod tests {
 
     #[test]
     fn the_table_lists_each_static_of_these_files_once() {
-        let files =
-            [include_str!("options.rs"), include_str!("options/requests.rs"), include_str!("options/restoring.rs")];
+        let files = [
+            include_str!("options.rs"),
+            include_str!("options/requests.rs"),
+            include_str!("options/restoring.rs"),
+            include_str!("options/watching.rs"),
+        ];
         let statics = files.iter().flat_map(|file| file.lines()).filter(|line| line.contains("= Setting::new(Row {"));
         let statics = statics.filter(|line| line.starts_with("pub static ")).count();
         assert_eq!(TABLE.len(), statics);
