@@ -60,13 +60,16 @@ impl Samples {
     pub fn text(&self) -> String {
         let mut text = String::new();
         for Metric { name, kind, help, .. } in TABLE {
-            let mut values = self.values.range((*name, String::new())..).take_while(|((of, _), _)| of == name).peekable();
+            let mut values =
+                self.values.range((*name, String::new())..).take_while(|((of, _), _)| of == name).peekable();
             if values.peek().is_none() {
                 continue;
             }
             // Writing to a string does not fail.
             let _ = writeln!(text, "# HELP {name} {help}.\n# TYPE {name} {}", kind.word());
-            values.for_each(|((_, labels), value)| drop(writeln!(text, "{name}{{{labels}}} {value}")));
+            for ((_, labels), value) in values {
+                let _ = writeln!(text, "{name}{{{labels}}} {value}");
+            }
         }
         text
     }

@@ -63,11 +63,7 @@ pub(super) fn positionals(verb: VerbName) -> &'static [Positional] {
             required: false,
             doc: "The data directory of the cluster that is meant, if it lies on this machine",
         }],
-        VerbName::BackupList
-        | VerbName::WalShow
-        | VerbName::WalVerify
-        | VerbName::Doctor
-        | VerbName::Config => &[],
+        VerbName::BackupList | VerbName::WalShow | VerbName::WalVerify | VerbName::Doctor | VerbName::Config => &[],
     }
 }
 
@@ -87,7 +83,9 @@ pub(super) fn summary(verb: VerbName) -> &'static str {
         VerbName::Daemon => "Help wal-push with connections that are ready: for a store that is far away",
         VerbName::WalShow => "Show which WAL is in the archive, timeline by timeline",
         VerbName::WalVerify => "Verify that every backup finds the WAL to recover from it",
-        VerbName::Status => "Show how archiving stands: what waits or fails, the last backup, where a recovery can stop",
+        VerbName::Status => {
+            "Show how archiving stands: what waits or fails, the last backup, where a recovery can stop"
+        }
         VerbName::Exporter => "Serve how archiving stands as metrics, for Prometheus",
         VerbName::Doctor => "Find out who we are to the store, and what may be done there",
         VerbName::Config => "Show all settings, and where each of them comes from",

@@ -70,10 +70,8 @@ fn archive_lines(archived: &Archived, now: Timestamp) -> Vec<(&'static str, Stri
         0 => String::new(),
         count => format!(", {count} incomplete"),
     };
-    let mut lines = vec![
-        ("last backup", backup),
-        ("backups", format!("{} complete{incomplete}", report.backups.len())),
-    ];
+    let mut lines =
+        vec![("last backup", backup), ("backups", format!("{} complete{incomplete}", report.backups.len()))];
     let good = archived.last_good_backup().map(|verified| verified.backup.id);
     if let Some(last) = archived.last_backup().filter(|last| Some(last.id) != good) {
         let damage = last.damage().map_or("its WAL is incomplete".to_owned(), |check| check.count());
@@ -96,15 +94,21 @@ fn host_lines(host: &Host, now: Timestamp) -> Vec<(&'static str, String)> {
         lines.push(("archiving", format!("is off: {why}")));
     }
     if let Some(ready) = &host.ready {
-        lines.push(("waiting", match (ready.files, ready.oldest) {
-            (0, _) => "no WAL waits to be archived".to_owned(),
-            (files, oldest) => {
-                let oldest = oldest.map_or(String::new(), |oldest| format!(", the oldest for {}", ago(oldest, now)));
-                let rate = host.drained_per_second.map_or(String::new(), |rate| format!("; {rate:.1} are archived a second"));
-                let count = if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
-                format!("{count}, {}{oldest}{rate}", BinaryBytes(ready.bytes))
-            }
-        }));
+        lines.push((
+            "waiting",
+            match (ready.files, ready.oldest) {
+                (0, _) => "no WAL waits to be archived".to_owned(),
+                (files, oldest) => {
+                    let oldest =
+                        oldest.map_or(String::new(), |oldest| format!(", the oldest for {}", ago(oldest, now)));
+                    let rate = host
+                        .drained_per_second
+                        .map_or(String::new(), |rate| format!("; {rate:.1} are archived a second"));
+                    let count = if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
+                    format!("{count}, {}{oldest}{rate}", BinaryBytes(ready.bytes))
+                }
+            },
+        ));
     }
     match host.failing() {
         Some(failing) => {
@@ -152,7 +156,8 @@ pub(super) fn check(standing: &Standing, found: &[Finding], limits: &Limits) -> 
     };
     let mut data = Vec::new();
     for archived in archived {
-        let number = if standing.clusters.len() > 1 { format!("_{}", archived.report.system_id) } else { String::new() };
+        let number =
+            if standing.clusters.len() > 1 { format!("_{}", archived.report.system_id) } else { String::new() };
         let wal = archived.last_segment.map(|(_, stored)| stored);
         let backup = archived.last_good_backup().map(|verified| verified.backup.finished);
         for (name, time, [warning, critical]) in [("wal_age", wal, limits.wal), ("backup_age", backup, limits.backup)] {
@@ -186,13 +191,15 @@ pub(super) fn json(standing: &Standing) -> String {
     let not_seen = standing.unseen_archive.iter().map(|error| format!("the archive: {error}"));
     let not_seen: Vec<String> = not_seen.chain(standing.not_seen.iter().map(|unseen| unseen.what.clone())).collect();
     let clusters = standing.clusters.iter().map(|status| {
-        let mut value = status.archived.as_ref().map_or_else(|| json!({}), |archived| archive_json(archived, standing.when));
+        let mut value =
+            status.archived.as_ref().map_or_else(|| json!({}), |archived| archive_json(archived, standing.when));
         value["system_id"] = json!(status.system_id);
         value["archive_seen"] = standing.unseen_archive.is_none().into();
         value["archiving"] = status.host.as_ref().map_or(Value::Null, |host| host_json(host, standing.when));
-        value["credentials"] = standing.signer.as_ref().map_or(Value::Null, |signer| {
-            json!({ "who": signer.who, "expires": signer.expires })
-        });
+        value["credentials"] = standing
+            .signer
+            .as_ref()
+            .map_or(Value::Null, |signer| json!({ "who": signer.who, "expires": signer.expires }));
         value["not_seen"] = json!(not_seen);
         value
     });

@@ -23,7 +23,11 @@ use crate::storage::memory::Memory;
 ///
 /// # Errors
 /// The archive's, if it could not be seen, after all that was seen has been printed; none with `--check`.
-pub(super) async fn status(data_directory: Option<PathBuf>, settings: &Settings, environment: &Environment) -> Result<u8> {
+pub(super) async fn status(
+    data_directory: Option<PathBuf>,
+    settings: &Settings,
+    environment: &Environment,
+) -> Result<u8> {
     let look = Look::of(data_directory, settings, environment).await?;
     let (standing, found) = look.take().await;
     if let Some(directory) = &look.metrics {
@@ -47,7 +51,11 @@ pub(super) async fn status(data_directory: Option<PathBuf>, settings: &Settings,
 ///
 /// # Errors
 /// If it cannot listen.
-pub(super) async fn export(data_directory: Option<PathBuf>, settings: &Settings, environment: &Environment) -> Result<()> {
+pub(super) async fn export(
+    data_directory: Option<PathBuf>,
+    settings: &Settings,
+    environment: &Environment,
+) -> Result<()> {
     let look = Arc::new(Look::of(data_directory, settings, environment).await?);
     let exporter = Exporter::listen(settings.get(&watching::LISTEN)?).await?;
     message::print(&format!("serving http://{}/metrics", exporter.address()?));

@@ -11,8 +11,8 @@ use crate::config::Location;
 use crate::config::mark::{Label, Note};
 use crate::config::role::{AssumedRole, ExternalId};
 use crate::config::row::VerbName::{
-    BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Config, Daemon, Delete, Doctor, Exporter, Status,
-    WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
+    BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Config, Daemon, Delete, Doctor, Exporter,
+    Status, WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
 };
 use crate::config::row::{Alias, Row, Setting};
 use crate::config::value::{
@@ -125,7 +125,19 @@ pub static PREFIX: Setting<Location> = Setting::new(Row {
 /// Which cluster below the prefix.
 pub static SYSTEM_ID: Setting<SystemId> = Setting::new(Row {
     name: "system-id",
-    verbs: &[WalFetch, BackupFetch, BackupList, BackupShow, BackupCat, BackupMark, Delete, WalShow, WalVerify, Status, Exporter],
+    verbs: &[
+        WalFetch,
+        BackupFetch,
+        BackupList,
+        BackupShow,
+        BackupCat,
+        BackupMark,
+        Delete,
+        WalShow,
+        WalVerify,
+        Status,
+        Exporter,
+    ],
     value: Some("NUMBER"),
     example: Some("7710427967336607753"),
     doc: "Which cluster below the prefix, by its system identifier (pg_controldata prints it), where no data directory \

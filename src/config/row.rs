@@ -52,8 +52,8 @@ pub enum VerbName {
 }
 
 use VerbName::{
-    BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Config, Daemon, Delete, Doctor, Exporter, Status,
-    WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
+    BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Config, Daemon, Delete, Doctor, Exporter,
+    Status, WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
 };
 
 impl VerbName {

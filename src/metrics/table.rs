@@ -186,6 +186,12 @@ pub static WINDOW_END: Metric = look(
 /// What is missing.
 pub static MISSING_SEGMENTS: Metric =
     look("walden_wal_missing_segments", CLUSTER, "Segments that recoveries need and that are not in the archive");
+/// What is missing of it after the newest good backup.
+pub static MISSING_AFTER_BACKUP: Metric = look(
+    "walden_wal_missing_after_backup_segments",
+    CLUSTER,
+    "Those of them that recoveries from the newest good backup need",
+);
 /// What is damaged.
 pub static DAMAGED_OBJECTS: Metric = look(
     "walden_damaged_objects",
@@ -199,11 +205,8 @@ pub static LAST_VERIFY: Metric = look(
     "When this machine last verified the archive with wal-verify: shallow, or deep with the content of the segments",
 );
 /// What it found.
-pub static LAST_VERIFY_FAILED: Metric = look(
-    "walden_last_verify_failed",
-    &["system_id", "depth"],
-    "1 if that verification found something wrong, else 0",
-);
+pub static LAST_VERIFY_FAILED: Metric =
+    look("walden_last_verify_failed", &["system_id", "depth"], "1 if that verification found something wrong, else 0");
 
 /// Every metric, in the order in which they are written.
 pub static TABLE: &[&Metric] = &[
@@ -235,6 +238,7 @@ pub static TABLE: &[&Metric] = &[
     &WINDOW_START,
     &WINDOW_END,
     &MISSING_SEGMENTS,
+    &MISSING_AFTER_BACKUP,
     &DAMAGED_OBJECTS,
     &LAST_VERIFY,
     &LAST_VERIFY_FAILED,

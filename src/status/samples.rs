@@ -98,6 +98,10 @@ fn of_archive(samples: &mut Samples, system: &str, archived: &Archived) {
         }
     }
     samples.set(&table::MISSING_SEGMENTS, &cluster, archived.missing_segments() as f64);
+    let of_newest = archived
+        .last_good_backup()
+        .map_or(0, |verified| verified.ways.iter().map(|way| way.coverage.missing).max().unwrap_or(0));
+    samples.set(&table::MISSING_AFTER_BACKUP, &cluster, of_newest as f64);
     let unusable = report.damaged.len() + report.missing_histories.len();
     samples.set(&table::DAMAGED_OBJECTS, &cluster, unusable as f64);
     if let Some(last) = &archived.verification {

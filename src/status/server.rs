@@ -61,14 +61,9 @@ impl Host {
         let failing = archiver.failing()?;
         Some(match note.filter(|note| note.file == failing.wal) {
             Some(note) => of_note(note, failing.wal, failing.time),
-            None => Failing {
-                file: failing.wal,
-                since: None,
-                last: failing.time,
-                attempts: None,
-                reason: None,
-                hint: None,
-            },
+            None => {
+                Failing { file: failing.wal, since: None, last: failing.time, attempts: None, reason: None, hint: None }
+            }
         })
     }
 

@@ -170,7 +170,10 @@ fn content(archived: &Archived) -> Vec<Finding> {
     let report = &archived.report;
     let mut found = Vec::new();
     let gap = |verified: &VerifiedBackup| {
-        verified.ways.iter().find_map(|way| way.coverage.gaps.first().map(|gap| (way.coverage.missing, gap.to_string())))
+        verified
+            .ways
+            .iter()
+            .find_map(|way| way.coverage.gaps.first().map(|gap| (way.coverage.missing, gap.to_string())))
     };
     let newest = archived.last_good_backup().or(report.backups.last());
     match (newest.and_then(gap), report.backups.iter().rev().find_map(gap)) {

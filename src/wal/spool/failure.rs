@@ -131,7 +131,9 @@ mod tests {
     fn a_note_that_was_cut_is_none() {
         let directory = tempfile::tempdir().unwrap();
         let spool = Spool::new(None, &directory.path().join("000000010000000000000001"));
-        spool.note_failure("00000002.history".parse().unwrap(), &Error::new(Kind::Local, "x"), Timestamp::now()).unwrap();
+        spool
+            .note_failure("00000002.history".parse().unwrap(), &Error::new(Kind::Local, "x"), Timestamp::now())
+            .unwrap();
         let text = fs::read(spool.failure_path()).unwrap();
         for size in 0..text.len() {
             fs::write(spool.failure_path(), &text[..size]).unwrap();
