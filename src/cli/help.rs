@@ -232,7 +232,7 @@ seen, it shows that, and says what it has not seen. It can be run on any machine
 the store.
 
 For Nagios and its like, as a user who may read the data directory:
-  walden --envdir /etc/walden.d status --check --retry-timeout 10s /var/lib/postgresql/15/main"
+  walden --envdir /etc/walden.d status --check /var/lib/postgresql/15/main"
         }
         VerbName::Exporter => {
             "\

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::opening::archive;
+use super::opening::watched_archive;
 use super::{message, standing, verbs};
 use crate::archive::Archive;
 use crate::config::options;
@@ -94,7 +94,7 @@ impl Look {
             address: storage::address(&location),
         };
         let metrics = settings.find(&watching::METRICS_DIR)?;
-        Ok(Look { opened: archive(settings).await?, wanted, archive: location.to_string(), metrics })
+        Ok(Look { opened: watched_archive(settings).await?, wanted, archive: location.to_string(), metrics })
     }
 
     /// Looks, and returns what was found as it is and as metrics.

@@ -284,7 +284,8 @@ pub static RETRY_TIMEOUT: Setting<Duration> = Setting::new(Row {
     value: Some("DURATION"),
     bounds: Some(["0s", "1h"]),
     default: Some("60s"),
-    doc: "How long a request to the store is retried before the command gives up",
+    doc: "How long a request to the store is retried before the command gives up; where it is not set, status and the \
+          exporter give up after 10s",
     ..Row::SETTING
 });
 

@@ -4,7 +4,7 @@
 //! a lock. Not synced: after a crash of the machine counters may begin at 0 again, which Prometheus expects of counters.
 
 use std::fs::{self, File, Permissions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -34,12 +34,16 @@ pub fn path(directory: &Path, archive: &str) -> PathBuf {
 /// If it cannot be read.
 pub fn read(directory: &Path, archive: &str) -> Result<Samples> {
     let path = path(directory, archive);
-    let mut text = Vec::new();
-    match File::open(&path).and_then(|file| file.take(LONGEST).read_to_end(&mut text)) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(Error::io(format!("could not read \"{}\"", path.display()), &error))
-        }
-        _ => Ok(Samples::read(archive, &String::from_utf8_lossy(&text))),
+    let text = match fs::metadata(&path).map(|found| found.len()) {
+        // Not ours.
+        Ok(LONGEST..) => Ok(Vec::new()),
+        Ok(_) => fs::read(&path),
+        Err(error) => Err(error),
+    };
+    match text {
+        Ok(text) => Ok(Samples::read(archive, &String::from_utf8_lossy(&text))),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Samples::of(archive)),
+        Err(error) => Err(Error::io(format!("could not read \"{}\"", path.display()), &error)),
     }
 }
 
