@@ -315,3 +315,23 @@ fn each_run_is_counted_in_a_file_that_everybody_can_read() {
         push.run().code(0).stderr_has("no metrics are left");
     }
 }
+
+#[test]
+fn as_whom_the_store_is_asked_is_told_with_the_end_of_a_session_and_a_check_is_no_json() {
+    let scene = Scene::on_s3();
+    let name = scene.write(&small(1));
+    scene.push(&name).code(0);
+    let metrics = tempfile::tempdir().unwrap();
+    let lasting = scene.walden(&["status", "--json"]).run().code(0).json();
+    assert_eq!(lasting[0]["credentials"]["expires"], Value::Null, "{lasting}");
+    assert!(lasting[0]["credentials"]["who"].as_str().unwrap().starts_with("access key "), "{lasting}");
+    let session = scene.s3().web_identity(scene.data.path(), std::time::Duration::from_secs(3600));
+    let args = ["status", "--json", "--metrics-dir", metrics.path().to_str().unwrap()];
+    let session = scene.walden(&args).without(&["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]).envs(session);
+    let session = session.run().code(0).json();
+    let expires: jiff::Timestamp = session[0]["credentials"]["expires"].as_str().unwrap().parse().unwrap();
+    let metric = metric(metrics.path(), "walden_credentials_expiry_timestamp_seconds").unwrap();
+    assert_eq!(metric as i64, expires.as_second());
+    // A check is one line; JSON is another question.
+    verdict(scene.walden(&["status", "--check", "--json"]).run(), 3, "UNKNOWN");
+}

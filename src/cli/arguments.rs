@@ -224,6 +224,9 @@ fn verb_command(verb: VerbName) -> Command {
         VerbName::BackupPush => command
             .mut_arg(options::REMOTE.row.name, |arg| arg.conflicts_with(help::PGDATA))
             .mut_arg(options::RESUME.row.name, |arg| arg.conflicts_with(options::REMOTE.row.name)),
+        VerbName::Status => {
+            command.mut_arg(options::watching::CHECK.row.name, |arg| arg.conflicts_with(options::JSON.row.name))
+        }
         VerbName::BackupMark => command
             .mut_arg(options::NO_KEEP.row.name, |arg| arg.conflicts_with(options::KEEP.row.name))
             .group(ArgGroup::new("change").multiple(true).required(true).args(MARKS.map(|row| row.name))),
@@ -501,7 +504,7 @@ mod tests {
             ("daemon /pg".to_owned(), Verb::Daemon { pgdata: "/pg".into() }),
             ("wal-show --json".to_owned(), Verb::WalShow),
             ("wal-verify --deep --workers 4".to_owned(), Verb::WalVerify),
-            ("status --json".to_owned(), Verb::Status),
+            ("status --json".to_owned(), Verb::Status { pgdata: None }),
             ("doctor --json".to_owned(), Verb::Doctor),
             ("config".to_owned(), Verb::Config),
         ] {
@@ -555,7 +558,11 @@ mod tests {
                     VerbName::BackupCat => &["LATEST", "x"],
                     VerbName::Delete => &["garbage"],
                     VerbName::BackupPush | VerbName::BackupList | VerbName::Config => &[],
-                    VerbName::WalShow | VerbName::WalVerify | VerbName::Status | VerbName::Doctor => &[],
+                    VerbName::WalShow
+                    | VerbName::WalVerify
+                    | VerbName::Status
+                    | VerbName::Exporter
+                    | VerbName::Doctor => &[],
                 };
                 let takes = row.verbs.contains(&verb);
                 let target = if takes { target(row) } else { "" };

@@ -113,7 +113,8 @@ fn cluster(status: &Status, standing: &Standing, limits: &Limits) -> Vec<Finding
             found.extend(backups(archived, standing.when, limits));
             found.extend(content(archived));
         }
-        None if standing.unseen_archive.is_none() => {
+        // Of a server that does not tell which cluster it serves nothing can be said.
+        None if standing.unseen_archive.is_none() && status.system_id.is_some() => {
             found.push(finding(Level::Critical, "nothing of the cluster is in the archive".to_owned()));
         }
         None => {}
@@ -127,7 +128,10 @@ fn archiving(host: &Host, now: Timestamp, limits: &Limits) -> Vec<Finding> {
         found.push(finding(Level::Critical, format!("the server does not archive: {why}")));
     }
     if let Some(failing) = host.failing() {
-        let since = failing.since.or_else(|| host.archiver.as_ref().and_then(|archiver| archiver.last_archived_time));
+        // PostgreSQL asks for the oldest first: it waits for as long as it fails, or a little longer.
+        let waits = host.ready.and_then(|ready| ready.oldest);
+        let archived = host.archiver.as_ref().and_then(|archiver| archiver.last_archived_time);
+        let since = failing.since.or(waits).or(archived);
         let long = since.is_none_or(|since| now.duration_since(since) > FAILING_TOO_LONG);
         let level = if long { Level::Critical } else { Level::Warning };
         let reason = failing.reason.unwrap_or_else(|| "the server's log says why".to_owned());
