@@ -3,6 +3,7 @@
 //! The only place that prints. Every way to end, panics too, comes through [`run`], which returns the exit code that its
 //! caller (a person, the archiver, the startup process) understands rightly.
 
+mod accounting;
 pub mod arguments;
 mod backups;
 pub mod config;
@@ -20,6 +21,7 @@ mod signals;
 mod standing;
 mod verbs;
 mod wal;
+mod watching;
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -50,9 +52,13 @@ pub fn run(arguments: Vec<OsString>, variables: impl IntoIterator<Item = (OsStri
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| act(arguments, variables, &mut ending)));
     let outcome = outcome.unwrap_or_else(|panic| Err(bug(&*panic)));
     match outcome {
-        Ok(()) => 0,
+        Ok(code) => code,
         Err(error) => {
-            message::error(&error, ending.format);
+            match ending.caller {
+                // Nobody reads its standard error.
+                Caller::Check => message::print(&standing::unknown(&error)),
+                _ => message::error(&error, ending.format),
+            }
             exit_code(error.kind(), ending.caller)
         }
     }
@@ -66,6 +72,8 @@ fn caller(arguments: &[OsString]) -> Caller {
         Caller::Restore(datadir::recovery_mode(Path::new(".")))
     } else if arguments::may_be(VerbName::WalPush, arguments) {
         Caller::Archiver
+    } else if arguments::may_be_check(arguments) {
+        Caller::Check
     } else {
         Caller::Plain
     }
@@ -75,12 +83,12 @@ fn act(
     arguments: Vec<OsString>,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
     ending: &mut Ending,
-) -> Result<()> {
+) -> Result<u8> {
     let environment = Environment::of_process(variables)?;
     match arguments::parse(arguments, &environment)? {
         Parsed::Print(text) => {
             message::print(&text);
-            Ok(())
+            Ok(0)
         }
         Parsed::Enter(envdir) => Err(enter(envdir)),
         Parsed::Run(invocation) => {
@@ -92,7 +100,12 @@ fn act(
                 (caller, _) => caller,
             };
             message::start_log(settings.get(&options::LOG_LEVEL)?, ending.format);
-            verbs::run(invocation, &environment)
+            let account = accounting::Run::begin(&invocation)?;
+            let outcome = verbs::run(invocation, &environment);
+            if let Some(account) = account {
+                account.end(&outcome);
+            }
+            outcome
         }
     }
 }

@@ -85,6 +85,8 @@ pub enum Caller {
     Plain,
     /// PostgreSQL's archiver (`archive_command`): its range 1..=125 is that of every kind's code.
     Archiver,
+    /// A monitoring system that runs `status --check`: an error means that nothing is known.
+    Check,
     /// PostgreSQL's startup process (`restore_command`), in the mode that the signal files of the data directory say.
     Restore(Recovery),
 }
@@ -108,6 +110,10 @@ pub const STOP_RECOVERY: u8 = 200;
 /// the failure (`pgarch_archiveXlog` in src/backend/postmaster/pgarch.c).
 pub const INTERRUPTED: u8 = 11;
 
+/// The code by which a plugin of Nagios says that it does not know (Monitoring Plugins Development Guidelines, "Plugin
+/// Return Codes").
+pub const UNKNOWN: u8 = 3;
+
 /// The one place where an error's kind becomes an exit code.
 ///
 /// For `restore_command` under `recovery.signal` alone, everything but certain absence is [`STOP_RECOVERY`]: PostgreSQL
@@ -117,6 +123,7 @@ pub fn exit_code(kind: Kind, caller: Caller) -> u8 {
     match (caller, kind) {
         (Caller::Restore(Recovery::Targeted), Kind::NotFound) => Kind::NotFound.code(),
         (Caller::Restore(Recovery::Targeted), _) => STOP_RECOVERY,
+        (Caller::Check, _) => UNKNOWN,
         _ => kind.code(),
     }
 }

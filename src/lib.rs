@@ -5,14 +5,14 @@
 //! ```text
 //!            main ── cli ──────────────── words in, words out
 //!                     │
-//!  stories   wal::{push, fetch, prefetch, spool, backfill, verify, show}  daemon  status
+//!  stories   wal::{push, fetch, prefetch, spool, backfill, verify, show}  daemon  exporter  status
 //!           backup::push  restore
 //!                     │
 //!  joiners   archive  wal::{receive, survey}  backup::catalogue
 //!                     │
-//!  machines  storage  codec  durable  pipeline  observe  postgres::{client, datadir, installed}
+//!  machines  storage  codec  durable  pipeline  observe  metrics  postgres::{client, datadir, installed}
 //!                     │
-//!  words     error  config  layout  postgres::{lsn, control, entry, label, page, relation}
+//!  words     error  config  layout  postgres::{lsn, control, entry, label, page, ready, relation}
 //!            wal::{segment, timeline, header, chain, runs, split, tree, pages, commits}
 //!            backup::{manifest, damage, plan}  restore::{plan, destination, reach, forecast}
 //! ```
@@ -26,7 +26,9 @@ pub mod daemon;
 pub mod doctor;
 pub mod durable;
 pub mod error;
+pub mod exporter;
 pub mod layout;
+pub mod metrics;
 pub mod observe;
 pub mod pipeline;
 pub mod postgres;

@@ -9,4 +9,5 @@ pub mod installed;
 pub mod label;
 pub mod lsn;
 pub mod page;
+pub mod ready;
 pub mod relation;

@@ -40,6 +40,12 @@ pub trait Store: Send + Sync + Debug {
         None
     }
 
+    /// As whom the store was last asked, and until when that is good; `None` before the first request, and where nobody
+    /// is asked who he is.
+    fn signer(&self) -> Option<Signer> {
+        None
+    }
+
     /// Finds out what can be done here by doing it, with an object of its own ([`crate::layout::Key::Doctor`]), which is
     /// deleted again where that is allowed. Takes seconds; a failure is a finding.
     async fn examine(&self) -> Vec<Finding>;
@@ -142,6 +148,15 @@ pub fn could_not(count: u64, first: &[String]) -> String {
     let named = &first[..first.len().min(NAMED)];
     let more = if count > named.len() as u64 { " and others" } else { "" };
     format!("{count} objects could not be deleted: {}{more}", named.join(", "))
+}
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signer {
+    /// An ARN where it is known, else the id of an access key and where it was found.
+    pub who: String,
+    /// When it ends; it is renewed before, where it can be. `None` if it does not end, or does not say so.
+    pub expires: Option<Timestamp>,
 }
 
 /// How much is left of objects that never came to be.

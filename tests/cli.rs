@@ -460,6 +460,8 @@ fn help_has_an_example_for_each_caller() {
         "backup-show",
         "delete",
         "daemon",
+        "status",
+        "exporter",
         "config",
     ] {
         bare(&[verb, "--help"]).code(0).stdout_has(&format!("walden {verb}"));

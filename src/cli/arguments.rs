@@ -40,6 +40,8 @@ pub enum Parsed {
 /// A verb, what it was given, and the settings.
 #[derive(Debug)]
 pub struct Invocation {
+    /// The verb's name.
+    pub name: VerbName,
     /// What to do.
     pub verb: Verb,
     /// How; has a prefix, unless the verb is [`Verb::Config`].
@@ -111,8 +113,16 @@ pub enum Verb {
     WalShow,
     /// Verify that recoveries find their WAL.
     WalVerify,
-    /// Show how the archive stands.
-    Status,
+    /// Show how archiving stands.
+    Status {
+        /// The data directory, if it lies here.
+        pgdata: Option<PathBuf>,
+    },
+    /// Serve the same as metrics until the process ends.
+    Exporter {
+        /// The data directory, if it lies here.
+        pgdata: Option<PathBuf>,
+    },
     /// Find out what may be done in the store.
     Doctor,
     /// Show the settings.
@@ -174,6 +184,13 @@ pub fn may_be(verb: VerbName, arguments: &[OsString]) -> bool {
     arguments.iter().skip(1).any(|word| word == verb.as_str())
 }
 
+/// Whether this may be a check, even if the command line cannot be understood: a monitoring system would misread the code
+/// of any other error.
+pub fn may_be_check(arguments: &[OsString]) -> bool {
+    let check = format!("--{}", options::watching::CHECK.row.name);
+    may_be(VerbName::Status, arguments) && arguments.iter().any(|word| *word == *check)
+}
+
 fn text(word: OsString) -> Result<String> {
     word.into_string().map_err(|word| {
         Error::new(Kind::Usage, format!("the argument \"{}\" is not UTF-8", word.to_string_lossy().escape_debug()))
@@ -216,6 +233,9 @@ fn verb_command(verb: VerbName) -> Command {
             .mut_arg(help::OBJECT, |arg| arg.num_args(0..).action(ArgAction::Append))
             .mut_arg(retention::RETAIN_WINDOW.row.name, |arg| arg.visible_alias("window"))
             .mut_arg(retention::RETAIN_MIN.row.name, |arg| arg.visible_alias("min")),
+        VerbName::Status => {
+            command.mut_arg(options::watching::CHECK.row.name, |arg| arg.conflicts_with(options::JSON.row.name))
+        }
         VerbName::BackupMark => command
             .mut_arg(options::NO_KEEP.row.name, |arg| arg.conflicts_with(options::KEEP.row.name))
             .group(ArgGroup::new("change").multiple(true).required(true).args(MARKS.map(|row| row.name))),
@@ -295,7 +315,7 @@ fn invocation(matches: &ArgMatches, environment: &Environment) -> Result<Invocat
     if name != VerbName::Config {
         settings.get(&options::PREFIX)?;
     }
-    Ok(Invocation { verb: verb(name, matches, &settings)?, settings })
+    Ok(Invocation { name, verb: verb(name, matches, &settings)?, settings })
 }
 
 fn flags(verb: VerbName, matches: &ArgMatches) -> Flags {
@@ -350,7 +370,8 @@ fn verb(name: VerbName, matches: &ArgMatches, settings: &Settings) -> Result<Ver
         VerbName::Daemon => Verb::Daemon { pgdata: required(matches, help::PGDATA, PathBuf::read)? },
         VerbName::WalShow => Verb::WalShow,
         VerbName::WalVerify => Verb::WalVerify,
-        VerbName::Status => Verb::Status,
+        VerbName::Status => Verb::Status { pgdata: optional(matches, help::PGDATA, PathBuf::read)? },
+        VerbName::Exporter => Verb::Exporter { pgdata: optional(matches, help::PGDATA, PathBuf::read)? },
         VerbName::Doctor => Verb::Doctor,
         VerbName::Config => Verb::Config,
     })
@@ -488,7 +509,7 @@ mod tests {
             ("daemon /pg".to_owned(), Verb::Daemon { pgdata: "/pg".into() }),
             ("wal-show --json".to_owned(), Verb::WalShow),
             ("wal-verify --deep --workers 4".to_owned(), Verb::WalVerify),
-            ("status --json".to_owned(), Verb::Status),
+            ("status --json".to_owned(), Verb::Status { pgdata: None }),
             ("doctor --json".to_owned(), Verb::Doctor),
             ("config".to_owned(), Verb::Config),
         ] {
@@ -544,7 +565,11 @@ mod tests {
                     VerbName::Delete if row.name.starts_with("retain") => &["retain", "7"],
                     VerbName::Delete => &["garbage"],
                     VerbName::BackupPush | VerbName::BackupList | VerbName::Config => &[],
-                    VerbName::WalShow | VerbName::WalVerify | VerbName::Status | VerbName::Doctor => &[],
+                    VerbName::WalShow
+                    | VerbName::WalVerify
+                    | VerbName::Status
+                    | VerbName::Exporter
+                    | VerbName::Doctor => &[],
                 };
                 let takes = row.verbs.contains(&verb);
                 let target = if takes { target(row) } else { "" };

@@ -67,12 +67,12 @@ pub(super) fn positionals(verb: VerbName) -> &'static [Positional] {
         VerbName::Daemon => {
             &[Positional { name: PGDATA, required: true, doc: "The data directory of the cluster to serve" }]
         }
-        VerbName::BackupList
-        | VerbName::WalShow
-        | VerbName::WalVerify
-        | VerbName::Status
-        | VerbName::Doctor
-        | VerbName::Config => &[],
+        VerbName::Status | VerbName::Exporter => &[Positional {
+            name: PGDATA,
+            required: false,
+            doc: "The data directory of the cluster that is meant, if it lies on this machine",
+        }],
+        VerbName::BackupList | VerbName::WalShow | VerbName::WalVerify | VerbName::Doctor | VerbName::Config => &[],
     }
 }
 
@@ -92,7 +92,10 @@ pub(super) fn summary(verb: VerbName) -> &'static str {
         VerbName::Daemon => "Help wal-push with connections that are ready: for a store that is far away",
         VerbName::WalShow => "Show which WAL is in the archive, timeline by timeline",
         VerbName::WalVerify => "Verify that every backup finds the WAL to recover from it",
-        VerbName::Status => "Show how the archive stands: its last WAL, its backups, and where a recovery can stop",
+        VerbName::Status => {
+            "Show how archiving stands: what waits or fails, the last backup, where a recovery can stop"
+        }
+        VerbName::Exporter => "Serve how archiving stands as metrics, for Prometheus",
         VerbName::Doctor => "Find out who we are to the store, and what may be done there",
         VerbName::Config => "Show all settings, and where each of them comes from",
     }
@@ -239,8 +242,27 @@ Status 7 means damage, 9 a gap, 1 that there is no backup."
 Examples:
   walden --envdir /etc/walden.d status
   walden --envdir /etc/walden.d status --json
+  walden --envdir /etc/walden.d status /var/lib/postgresql/15/main
 
-All of it comes from the store: it can be asked on any machine that may read there."
+It asks the store, and the server that the PG* variables lead to. Where only one of them can be
+seen, it shows that, and says what it has not seen. It can be run on any machine that may read
+the store.
+
+For Nagios and its like, as a user who may read the data directory:
+  walden --envdir /etc/walden.d status --check /var/lib/postgresql/15/main"
+        }
+        VerbName::Exporter => {
+            "\
+As the server's user, so that it sees what waits and what fails:
+  walden --envdir /etc/walden.d exporter /var/lib/postgresql/15/main
+
+In prometheus.yml:
+  scrape_configs:
+    - job_name: walden
+      static_configs:
+        - targets: ['127.0.0.1:9762']
+
+With metrics-dir set it serves what the other verbs leave there, too."
         }
         VerbName::Doctor => {
             "\

@@ -1,12 +1,13 @@
 //! From the settings to an archive that can be used.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::archive::Archive;
 use crate::config::options::{self, requests};
 use crate::config::role::{AssumedRole, usual_session_name};
 use crate::config::row::Setting;
-use crate::config::{Location, Settings};
+use crate::config::{Location, Origin, Settings};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::datadir;
 use crate::storage;
@@ -23,7 +24,30 @@ pub(super) async fn archive(settings: &Settings) -> Result<Archive> {
     open_archive(settings, &options::BACKUP_COMPRESSION, false).await
 }
 
+/// How long `status` and the exporter ask a store that does not answer, unless `retry-timeout` is set: whoever watches wants
+/// to know within a minute that it cannot be seen.
+const LOOKING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// For looking at it.
+pub(super) async fn watched_archive(settings: &Settings) -> Result<Archive> {
+    let row = &options::RETRY_TIMEOUT.row;
+    let timeout = match settings.origin(row) {
+        Some(Origin::Default) | None => LOOKING_TIMEOUT,
+        Some(_) => settings.get(&options::RETRY_TIMEOUT)?,
+    };
+    open_within(settings, &options::BACKUP_COMPRESSION, false, timeout).await
+}
+
 async fn open_archive(settings: &Settings, level_setting: &Setting<u32>, strict: bool) -> Result<Archive> {
+    open_within(settings, level_setting, strict, settings.get(&options::RETRY_TIMEOUT)?).await
+}
+
+async fn open_within(
+    settings: &Settings,
+    level_setting: &Setting<u32>,
+    strict: bool,
+    retry_timeout: Duration,
+) -> Result<Archive> {
     let location: Location = settings.get(&options::PREFIX)?;
     let memory = Memory::at(settings.find(&options::CACHE_DIR)?);
     let address = storage::address(&location);
@@ -31,7 +55,7 @@ async fn open_archive(settings: &Settings, level_setting: &Setting<u32>, strict:
     // A directory is asked anew each time: its file system may have been unmounted.
     let remembers = matches!(location, Location::Bucket { .. });
     let options = s3::Options {
-        retry_timeout: settings.get(&options::RETRY_TIMEOUT)?,
+        retry_timeout,
         strict,
         addressing: settings.get(&options::S3_ADDRESSING)?,
         accelerate: settings.get(&options::S3_ACCELERATE)?,

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::arguments::{Deletion, Invocation, Verb};
 use super::opening::{archive, level, wal_archive};
-use super::{backups, config, deleting, doctor, looking, message, resident, restoring, retaining, standing, wal};
+use super::{backups, config, deleting, doctor, looking, message, resident, restoring, retaining, wal, watching};
 use crate::archive::Archive;
 use crate::backup::delete::{self, expire, expiry};
 use crate::backup::manifest::Backup;
@@ -32,9 +32,9 @@ use crate::wal::segment::WalFile;
 use crate::wal::spool::Spool;
 use crate::wal::{backfill, fetch, prefetch, push, show, verify};
 
-/// Does it.
-pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Environment) -> Result<()> {
-    match verb {
+/// Does it, and returns the exit code of a success.
+pub(super) fn run(Invocation { verb, settings, .. }: Invocation, environment: &Environment) -> Result<u8> {
+    let done = match verb {
         Verb::WalPush { path } => wal_push(path, &settings, environment),
         Verb::WalFetch { name, path, ahead } => wal_fetch(name, path, ahead, &settings),
         Verb::WalBackfill { pgdata } => on_one_thread(async {
@@ -184,20 +184,14 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             for system in clusters(&settings, &archive).await? {
                 reports.push(verify::verify(&archive, system, deep.as_ref(), &observer).await?);
             }
+            let (memory, address) = (Memory::at(settings.find(&options::CACHE_DIR)?), settings.get(&options::PREFIX)?);
+            status::remember(&memory, &storage::address(&address), &reports, Timestamp::now());
             let json = settings.get(&options::JSON)?;
             message::print(&if json { looking::verified_json(&reports) } else { looking::verified_text(&reports) });
             verify::judge(&reports)
         }),
-        Verb::Status => on_all_threads(async {
-            let archive = archive(&settings).await?;
-            let (observer, mut found) = (observer(), Vec::new());
-            for system in clusters(&settings, &archive).await? {
-                found.push(status::status(&archive, system, &observer).await?);
-            }
-            let (json, now) = (settings.get(&options::JSON)?, Timestamp::now());
-            message::print(&if json { standing::json(&found, now) } else { standing::text(&found, now) });
-            Ok(())
-        }),
+        Verb::Status { pgdata } => return on_all_threads(watching::status(pgdata, &settings, environment)),
+        Verb::Exporter { pgdata } => on_all_threads(watching::export(pgdata, &settings, environment)),
         Verb::Doctor => on_one_thread(async {
             let findings = diagnosis::examine(&wal_archive(&settings).await?).await;
             let json = settings.get(&options::JSON)?;
@@ -213,7 +207,8 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             });
             Ok(())
         }
-    }
+    };
+    done.map(|()| 0)
 }
 
 fn wal_push(path: PathBuf, settings: &Settings, environment: &Environment) -> Result<()> {
@@ -227,15 +222,18 @@ fn wal_push(path: PathBuf, settings: &Settings, environment: &Environment) -> Re
     };
     if push::went_ahead(&request)? {
         tracing::info!("\"{}\" had been archived ahead of its turn", request.path.display());
+        push::leave_word(&request, &Ok(()));
         return Ok(());
     }
-    on_one_thread(async {
+    let outcome = on_one_thread(async {
         if let Some(answered) = resident::ask(&request, settings, environment).await? {
             return answered;
         }
         let archive = wal_archive(settings).await?;
         push::push(&archive, &request).await
-    })
+    });
+    push::leave_word(&request, &outcome);
+    outcome
 }
 
 fn wal_fetch(file: WalFile, target: PathBuf, ahead: bool, settings: &Settings) -> Result<()> {
@@ -348,7 +346,7 @@ fn on_one_thread(work: impl Future<Output = Result<()>>) -> Result<()> {
     outcome
 }
 
-fn on_all_threads(work: impl Future<Output = Result<()>>) -> Result<()> {
+fn on_all_threads<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(no_runtime)?;
     let outcome = runtime.block_on(work);
     runtime.shutdown_background();

@@ -11,8 +11,8 @@ use crate::config::Location;
 use crate::config::mark::{Label, Note};
 use crate::config::role::{AssumedRole, ExternalId};
 use crate::config::row::VerbName::{
-    BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Config, Daemon, Delete, Doctor, Status,
-    WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
+    BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Config, Daemon, Delete, Doctor, Exporter,
+    Status, WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
 };
 use crate::config::row::{Alias, Row, Setting};
 use crate::config::value::{
@@ -24,6 +24,7 @@ use crate::postgres::control::SystemId;
 pub mod requests;
 pub mod restoring;
 pub mod retention;
+pub mod watching;
 
 /// Every row, in the order in which help and documentation list them.
 pub static TABLE: &[&Row] = &[
@@ -68,6 +69,12 @@ pub static TABLE: &[&Row] = &[
     &retention::RETAIN_WINDOW.row,
     &retention::RETAIN_MIN.row,
     &CACHE_DIR.row,
+    &watching::METRICS_DIR.row,
+    &watching::LISTEN.row,
+    &watching::WARN_BACKUP_AGE.row,
+    &watching::CRITICAL_BACKUP_AGE.row,
+    &watching::WARN_WAL_AGE.row,
+    &watching::CRITICAL_WAL_AGE.row,
     &LOG_LEVEL.row,
     &LOG_FORMAT.row,
     &CONFIG.row,
@@ -85,6 +92,7 @@ pub static TABLE: &[&Row] = &[
     &OLDER_THAN.row,
     &retention::EVEN_THE_LAST.row,
     &CONFIRM.row,
+    &watching::CHECK.row,
     &restoring::TARGET_TIME.row,
     &restoring::TARGET_LSN.row,
     &restoring::TARGET_XID.row,
@@ -122,7 +130,19 @@ pub static PREFIX: Setting<Location> = Setting::new(Row {
 /// Which cluster below the prefix.
 pub static SYSTEM_ID: Setting<SystemId> = Setting::new(Row {
     name: "system-id",
-    verbs: &[WalFetch, BackupFetch, BackupList, BackupShow, BackupCat, BackupMark, Delete, WalShow, WalVerify, Status],
+    verbs: &[
+        WalFetch,
+        BackupFetch,
+        BackupList,
+        BackupShow,
+        BackupCat,
+        BackupMark,
+        Delete,
+        WalShow,
+        WalVerify,
+        Status,
+        Exporter,
+    ],
     value: Some("NUMBER"),
     example: Some("7710427967336607753"),
     doc: "Which cluster below the prefix, by its system identifier (pg_controldata prints it), where no data directory \
@@ -269,7 +289,8 @@ pub static RETRY_TIMEOUT: Setting<Duration> = Setting::new(Row {
     value: Some("DURATION"),
     bounds: Some(["0s", "1h"]),
     default: Some("60s"),
-    doc: "How long a request to the store is retried before the command gives up",
+    doc: "How long a request to the store is retried before the command gives up; where it is not set, status and the \
+          exporter give up after 10s",
     ..Row::SETTING
 });
 
@@ -310,7 +331,7 @@ pub static PREFETCH: Setting<u64> = Setting::new(Row {
 /// Where one process leaves word for the next.
 pub static SPOOL_DIR: Setting<PathBuf> = Setting::new(Row {
     name: "spool-dir",
-    verbs: &[WalPush, WalFetch, Daemon],
+    verbs: &[WalPush, WalFetch, Daemon, Status, Exporter],
     value: Some("DIR"),
     example: Some("/var/spool/walden/main"),
     doc: "Where it is noted what was archived ahead, and where fetched WAL waits, for one cluster; unless given, \
@@ -602,6 +623,7 @@ mod tests {
             include_str!("options/requests.rs"),
             include_str!("options/restoring.rs"),
             include_str!("options/retention.rs"),
+            include_str!("options/watching.rs"),
         ];
         let statics = files.iter().flat_map(|file| file.lines()).filter(|line| line.contains("= Setting::new(Row {"));
         let statics = statics.filter(|line| line.starts_with("pub static ")).count();

@@ -43,6 +43,8 @@ pub enum VerbName {
     WalVerify,
     /// `status`.
     Status,
+    /// `exporter`.
+    Exporter,
     /// `doctor`.
     Doctor,
     /// `config`.
@@ -50,13 +52,13 @@ pub enum VerbName {
 }
 
 use VerbName::{
-    BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Config, Daemon, Delete, Doctor, Status,
-    WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
+    BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Config, Daemon, Delete, Doctor, Exporter,
+    Status, WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
 };
 
 impl VerbName {
     /// Every verb, in the order in which help lists them.
-    pub const ALL: [VerbName; 16] = [
+    pub const ALL: [VerbName; 17] = [
         WalPush,
         WalFetch,
         WalBackfill,
@@ -71,6 +73,7 @@ impl VerbName {
         Delete,
         Daemon,
         Status,
+        Exporter,
         Doctor,
         Config,
     ];
@@ -92,6 +95,7 @@ impl VerbName {
             WalShow => "wal-show",
             WalVerify => "wal-verify",
             Status => "status",
+            Exporter => "exporter",
             Doctor => "doctor",
             Config => "config",
         }

@@ -3,6 +3,7 @@
 //! Pure, and ignorant of which settings exist. An error says only what is wrong with the text; which setting it was
 //! given for, and where, is added by whoever knows.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -224,6 +225,15 @@ impl Value for PathBuf {
             "" => Err(Error::new(Kind::Usage, "the path is empty").hint("Write \".\" for the current directory.")),
             _ => Ok(PathBuf::from(text)),
         }
+    }
+}
+
+impl Value for SocketAddr {
+    fn read(text: &str) -> Result<SocketAddr> {
+        text.parse().map_err(|_| {
+            Error::new(Kind::Usage, format!("\"{text}\" is not an address with a port"))
+                .hint("Write digits only, such as 127.0.0.1:9762 or [::1]:9762.")
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Only reads. Blocks its thread. Knows nothing of where backups go or how they are restored.
 
+mod ready;
 mod rules;
 mod walk;
 
@@ -14,6 +15,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
+pub use self::ready::ready;
 pub use self::rules::is_left_out;
 pub use self::walk::{Skipped, Walk, walk};
 use crate::error::{Context, Error, Kind, Recovery, Result};

@@ -57,7 +57,7 @@ use self::throttle::Throttle;
 use super::examination::Finding;
 use super::progress::Progress;
 use super::retry::Policy;
-use super::{Body, Cursor, Download, End, ListQuery, ObjectInfo, PAGE_SIZE, Page, PutMode, Removed, Store};
+use super::{Body, Cursor, Download, End, ListQuery, ObjectInfo, PAGE_SIZE, Page, PutMode, Removed, Signer, Store};
 use crate::error::{Error, Kind, Result};
 
 /// Pages of one listing that are asked for at the same time. S3 answers a page of a thousand keys in some 100 ms, and takes
@@ -170,6 +170,10 @@ impl Store for S3Store {
 
     fn progress(&self) -> Option<String> {
         Some(format!("{}; the endpoint is {}", self.progress.describe()?, self.endpoint))
+    }
+
+    fn signer(&self) -> Option<Signer> {
+        self.identity.signer()
     }
 
     async fn examine(&self) -> Vec<Finding> {

@@ -11,6 +11,8 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 pub use self::underway::Underway;
 use crate::archive::{Archive, Stored};
 use crate::codec::Description;
@@ -49,6 +51,19 @@ pub fn went_ahead(request: &Request) -> Result<bool> {
     // A file that cannot be looked at is an error of the push proper.
     let metadata = std::fs::metadata(&request.path).ok();
     Ok(metadata.is_some_and(|metadata| request.spool.has_pushed(file, &Mark::of(&metadata, &request.address))))
+}
+
+/// Leaves word of what became of the file, for whoever looks at the server: why it failed, or that nothing fails. Only where
+/// PostgreSQL marks its files, or a spool was chosen: not beside any file that somebody pushes by hand. Best effort.
+pub fn leave_word(request: &Request, outcome: &Result<()>) {
+    let Err(error) = outcome else { return request.spool.forget_failure() };
+    let Ok(file) = wal_file(&request.path) else { return };
+    if !ahead::has_status(&request.path) && request.spool.is_beside(&request.path) {
+        return;
+    }
+    if let Err(error) = request.spool.note_failure(file, error, Timestamp::now()) {
+        tracing::info!("the failure is not noted: {error}");
+    }
 }
 
 /// Stores the WAL file. `Ok` means that it is durable in the archive, stored now or earlier with the same content. Other

@@ -1,8 +1,10 @@
 //! The spool: a directory of Walden's own beside the WAL, in which one short-lived process leaves word for the next.
 //!
-//! `pushed/NAME` says that the file NAME is in the archive, put there ahead of its turn, or compared with what was there
+//! `failing` says why the last push failed (`failure`). `pushed/NAME` says that the file NAME is in the archive, put there ahead of its turn, or compared with what was there
 //! already; `fetched/` belongs to `wal::prefetch`. All of it can be lost or removed at any time, which costs nothing but
 //! work done twice. PostgreSQL's own `archive_status` is never touched.
+
+mod failure;
 
 use std::fs;
 use std::fs::Metadata;
@@ -13,6 +15,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Access;
 use serde::{Deserialize, Serialize};
 
+pub use self::failure::Failure;
 use crate::durable::Staged;
 use crate::error::{Context, Error, Kind, Result};
 use crate::wal::segment::WalFile;
@@ -42,6 +45,11 @@ impl Spool {
     /// A file of another module in the spool.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
+    }
+
+    /// Is it the one that lies beside this WAL file, and not one that was chosen?
+    pub fn is_beside(&self, wal_path: &Path) -> bool {
+        self.directory == Spool::new(None, wal_path).directory
     }
 
     fn pushed(&self) -> PathBuf {

@@ -305,6 +305,28 @@ impl Cluster {
         });
     }
 
+    /// Waits until the server runs `sleep` as its archive_command.
+    pub fn archive_stops(&self) {
+        self.wait_until("the archiver hangs", |cluster| !cluster.sleepers().is_empty());
+    }
+
+    /// Ends such a command: PostgreSQL asks again.
+    pub fn end_archive_command(&self) {
+        for sleeper in self.sleepers() {
+            let _ = kill_process(sleeper, Signal::TERM);
+        }
+    }
+
+    fn sleepers(&self) -> Vec<Pid> {
+        let data = self.data();
+        let ours = |process: PathBuf| {
+            let command = fs::read(process.join("cmdline")).ok()?;
+            let sleeps = command.starts_with(b"sleep\0") && fs::read_link(process.join("cwd")).ok()? == data;
+            Pid::from_raw(process.file_name()?.to_str()?.parse().ok()?).filter(|_| sleeps)
+        };
+        fs::read_dir("/proc").unwrap().filter_map(|process| ours(process.unwrap().path())).collect()
+    }
+
     pub fn is_in_recovery(&self) -> bool {
         self.value("SELECT pg_is_in_recovery()") == "t"
     }

@@ -8,6 +8,7 @@ use super::{Client, column, number, time};
 #[cfg(doc)]
 use crate::error::Kind;
 use crate::error::Result;
+use crate::postgres::ready::Ready;
 
 /// How archiving fares since the server's statistics were last reset (`pg_stat_archiver`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +60,23 @@ impl Archiver {
 }
 
 impl Client {
+    /// What waits to be archived. Members of `pg_monitor` may ask.
+    ///
+    /// # Errors
+    /// [`Kind::Denied`] if the user may not look into the directories of the WAL.
+    pub async fn ready(&self) -> Result<Ready> {
+        let sql = "SELECT count(*), coalesce(sum(w.size), 0)::int8, \
+            (extract(epoch FROM min(s.modification)) * 1000000)::int8 \
+            FROM pg_ls_archive_statusdir() s LEFT JOIN pg_ls_waldir() w ON w.name = left(s.name, -6) \
+            WHERE s.name LIKE '%.ready'";
+        let row = self.row("could not ask what waits to be archived", sql, &[]).await?;
+        Ok(Ready {
+            files: number(column::<i64>(&row, 0)?)?,
+            bytes: number(column::<i64>(&row, 1)?)?,
+            oldest: time(&row, 2)?,
+        })
+    }
+
     /// Asks how archiving fares.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ use aws_credential_types::Credentials;
 use aws_credential_types::credential_feature::AwsCredentialFeature;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, future};
+use jiff::Timestamp;
 use std::sync::Arc;
 use tokio::sync::{Mutex, OnceCell};
 
@@ -30,6 +31,7 @@ use super::connect::Options;
 use super::environment::variable;
 use super::http::Http;
 use crate::config::role::AssumedRole;
+use crate::storage::Signer;
 use crate::storage::memory::Memory;
 
 /// A session of this process is renewed when a sixth of its life is left, or this much if that is less.
@@ -140,6 +142,14 @@ impl Identity {
     /// As whom requests are signed now, for messages; `None` while nobody has been found, or is being looked for.
     pub fn describe(&self) -> Option<String> {
         Some(self.0.state.try_lock().ok()?.kept.as_ref()?.taken.who.clone())
+    }
+
+    /// The same with its end.
+    pub fn signer(&self) -> Option<Signer> {
+        let state = self.0.state.try_lock().ok()?;
+        let Taken { credentials, who } = &state.kept.as_ref()?.taken;
+        let expires = credentials.expiry().and_then(|end| Timestamp::try_from(end).ok());
+        Some(Signer { who: who.clone(), expires })
     }
 
     /// From the environment, else from the memory if it may be asked, else from the SDK's chain and the token service.

@@ -58,6 +58,11 @@ pub(super) async fn push(archive: &Archive, request: &Request, cluster: Option<S
     }
 }
 
+/// Is this a directory in which PostgreSQL marks what is ready?
+pub(super) fn has_status(path: &Path) -> bool {
+    path.parent().is_some_and(|directory| directory.join(STATUS).is_dir())
+}
+
 /// The files that PostgreSQL has marked as ready; none if this is no directory of a server.
 fn waiting(status: &Path) -> Vec<WalFile> {
     let Ok(entries) = std::fs::read_dir(status) else { return Vec::new() };
