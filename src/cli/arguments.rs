@@ -110,8 +110,11 @@ pub enum Verb {
     WalVerify,
     /// Show how the archive stands.
     Status,
-    /// Find out what may be done in the store.
-    Doctor,
+    /// Find out whether all is set up.
+    Doctor {
+        /// The data directory; `None`: the server says where it is.
+        pgdata: Option<PathBuf>,
+    },
     /// Show the settings.
     Config,
 }
@@ -338,7 +341,7 @@ fn verb(name: VerbName, matches: &ArgMatches, settings: &Settings) -> Result<Ver
         VerbName::WalShow => Verb::WalShow,
         VerbName::WalVerify => Verb::WalVerify,
         VerbName::Status => Verb::Status,
-        VerbName::Doctor => Verb::Doctor,
+        VerbName::Doctor => Verb::Doctor { pgdata: optional(matches, help::PGDATA, PathBuf::read)? },
         VerbName::Config => Verb::Config,
     })
 }
@@ -484,7 +487,8 @@ mod tests {
             ("wal-show --json".to_owned(), Verb::WalShow),
             ("wal-verify --deep --workers 4".to_owned(), Verb::WalVerify),
             ("status --json".to_owned(), Verb::Status),
-            ("doctor --json".to_owned(), Verb::Doctor),
+            ("doctor --json".to_owned(), Verb::Doctor { pgdata: None }),
+            ("doctor /pg".to_owned(), Verb::Doctor { pgdata: Some("/pg".into()) }),
             ("config".to_owned(), Verb::Config),
         ] {
             assert_eq!(run(&line).unwrap().verb, verb, "{line}");

@@ -58,12 +58,12 @@ pub(super) fn positionals(verb: VerbName) -> &'static [Positional] {
         VerbName::Daemon => {
             &[Positional { name: PGDATA, required: true, doc: "The data directory of the cluster to serve" }]
         }
-        VerbName::BackupList
-        | VerbName::WalShow
-        | VerbName::WalVerify
-        | VerbName::Status
-        | VerbName::Doctor
-        | VerbName::Config => &[],
+        VerbName::Doctor => &[Positional {
+            name: PGDATA,
+            required: false,
+            doc: "The data directory; unless given, the one that the server names",
+        }],
+        VerbName::BackupList | VerbName::WalShow | VerbName::WalVerify | VerbName::Status | VerbName::Config => &[],
     }
 }
 
@@ -84,7 +84,7 @@ pub(super) fn summary(verb: VerbName) -> &'static str {
         VerbName::WalShow => "Show which WAL is in the archive, timeline by timeline",
         VerbName::WalVerify => "Verify that every backup finds the WAL to recover from it",
         VerbName::Status => "Show how the archive stands: its last WAL, its backups, and where a recovery can stop",
-        VerbName::Doctor => "Find out who we are to the store, and what may be done there",
+        VerbName::Doctor => "Find out whether all is set up: the store, the server and this host, and what to do where it is not",
         VerbName::Config => "Show all settings, and where each of them comes from",
     }
 }
@@ -230,9 +230,13 @@ All of it comes from the store: it can be asked on any machine that may read the
 As the user who runs archive_command or restore_command, with the same settings:
   sudo -u postgres walden --envdir /etc/walden.d doctor
 
-It stores, reads and deletes a small object, walden-doctor.txt, as far as it may. What is not
-allowed is told, and is no failure: a primary needs s3:PutObject alone, a standby s3:GetObject
-and s3:ListBucket."
+Where no server runs, its files and this host:
+  sudo -u postgres walden --envdir /etc/walden.d doctor /var/lib/postgresql/15/main
+
+It stores, reads and deletes a small object, walden-doctor.txt, as far as it may, and connects to the
+server as backup-push does. It runs neither archive_command nor restore_command, but reads them. What is
+not allowed in the store is told, and is no failure: a primary needs s3:PutObject alone, a standby
+s3:GetObject and s3:ListBucket. What could not be seen is told as unseen. It takes less than 10 seconds."
         }
         VerbName::Config => {
             "\

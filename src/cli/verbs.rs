@@ -180,11 +180,12 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             message::print(&if json { standing::json(&found, now) } else { standing::text(&found, now) });
             Ok(())
         }),
-        Verb::Doctor => on_one_thread(async {
-            let findings = diagnosis::examine(&wal_archive(&settings).await?).await;
+        Verb::Doctor { pgdata } => on_one_thread(async {
+            let case = doctor::case(pgdata, &settings, environment)?;
+            let report = diagnosis::examine(case, wal_archive(&settings)).await;
             let json = settings.get(&options::JSON)?;
-            message::print(&if json { doctor::json(&findings) } else { doctor::text(&findings) });
-            diagnosis::judge(&findings)
+            message::print(&if json { doctor::json(&report) } else { doctor::text(&report) });
+            diagnosis::judge(&report)
         }),
         Verb::Config => {
             let json = settings.get(&options::JSON)?;

@@ -305,7 +305,7 @@ pub static PREFETCH: Setting<u64> = Setting::new(Row {
 /// Where one process leaves word for the next.
 pub static SPOOL_DIR: Setting<PathBuf> = Setting::new(Row {
     name: "spool-dir",
-    verbs: &[WalPush, WalFetch, Daemon],
+    verbs: &[WalPush, WalFetch, Daemon, Doctor],
     value: Some("DIR"),
     example: Some("/var/spool/walden/main"),
     doc: "Where it is noted what was archived ahead, and where fetched WAL waits, for one cluster; unless given, \

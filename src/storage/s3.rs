@@ -168,8 +168,8 @@ impl Store for S3Store {
         Some(format!("{}; the endpoint is {}", self.progress.describe()?, self.endpoint))
     }
 
-    async fn examine(&self) -> Vec<Finding> {
-        examine::examine(self).await
+    async fn examine(&self, findings: &mut Vec<Finding>) {
+        examine::examine(self, findings).await
     }
 
     async fn put(&self, key: &str, body: Body, mode: PutMode) -> Result<()> {
