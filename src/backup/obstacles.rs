@@ -28,32 +28,29 @@ pub fn minimal_wal(server: &Server) -> Option<Error> {
     })
 }
 
-/// Nothing is archived. Who archives is known to those who may read all settings: `None` is not known.
-pub fn not_archiving(mode: ArchiveMode, archiving: Option<&Archiving>) -> Option<Error> {
+/// Nothing is archived. Who archives is known to those who may read all settings: `None` is not known. `command` is what to
+/// set `archive_command` to.
+pub fn not_archiving(mode: ArchiveMode, archiving: Option<&Archiving>, command: &str) -> Option<Error> {
     let what = "the server does not archive its WAL";
     match (mode, archiving) {
-        (ArchiveMode::Off, _) => Some(Error::new(Kind::Refused, what).detail("archive_mode is off").hint(
-            "Set archive_mode = on and archive_command = 'walden wal-push %p' in postgresql.conf and restart the server.",
-        )),
+        (ArchiveMode::Off, _) => Some(Error::new(Kind::Refused, what).detail("archive_mode is off").hint(format!(
+            "Set archive_mode = on and archive_command = '{command}' in postgresql.conf and restart the server.",
+        ))),
         (_, Some(Archiving::Nothing)) => Some(
             Error::new(Kind::Refused, what)
                 .detail(format!("archive_mode is on, with {}", Archiving::Nothing))
-                .hint("Set archive_command = 'walden wal-push %p' in postgresql.conf and run SELECT pg_reload_conf()."),
+                .hint(format!("Set archive_command = '{command}' in postgresql.conf and run SELECT pg_reload_conf().")),
         ),
         _ => None,
     }
 }
 
-/// What was to be archived last was not.
+/// What was to be archived last was not. What to do about it depends on who asks.
 pub fn failing(archiver: &Archiver, archiving: Option<&Archiving>) -> Option<Error> {
     let failure = archiver.failing()?;
     let with = archiving.map_or(String::new(), |archiving| format!(", with {archiving}"));
     Some(
         Error::new(Kind::Refused, "the server's archiving fails, so the backup could not be complete")
-            .detail(format!("{failure}{with}; what that said is in the server's log"))
-            .hint(
-                "Repair it, and run the backup again when the archiver has got through: SELECT last_archived_time, \
-                 last_failed_time FROM pg_stat_archiver.",
-            ),
+            .detail(format!("{failure}{with}; what that said is in the server's log")),
     )
 }

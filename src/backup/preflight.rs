@@ -23,6 +23,13 @@ use crate::wal::segment::WalFile;
 /// every few seconds, and none that is given up is tried for longer.
 const UNDERWAY: SignedDuration = SignedDuration::from_mins(10);
 
+/// What hints set `archive_command` to.
+const COMMAND: &str = "walden wal-push %p";
+
+/// What to do about an archiver that fails.
+const REPAIR: &str = "Repair it, and run the backup again when the archiver has got through: SELECT last_archived_time, \
+                      last_failed_time FROM pg_stat_archiver.";
+
 /// What is known of the server then.
 pub(super) struct Ready {
     pub(super) server: Server,
@@ -89,8 +96,8 @@ pub(super) async fn remote(
         _ => None,
     };
     if !sender.in_recovery {
-        let failing = archiver.as_ref().and_then(|archiver| failing(archiver, None));
-        all_at_once(not_archiving(sender.archive_mode, None).into_iter().chain(failing).collect())?;
+        let failing = archiver.as_ref().and_then(|archiver| failing(archiver, None)).map(|error| error.hint(REPAIR));
+        all_at_once(not_archiving(sender.archive_mode, None, COMMAND).into_iter().chain(failing).collect())?;
     }
     if let Some(session) = &session
         && let Some(holder) = session.take_turn().await?
@@ -122,8 +129,9 @@ fn read(data_directory: &Path) -> Result<ControlFile> {
 fn problems(server: &Server, control: &ControlFile, data_directory: &Path, archiver: &Archiver) -> Vec<Error> {
     let foreign = (control.system_id != server.system_id).then(|| foreign(server, control, data_directory));
     // A standby's WAL is its primary's: that one's settings decide, and its archiver.
-    let not_archiving = not_archiving(server.archive_mode, Some(&server.archiving));
+    let not_archiving = not_archiving(server.archive_mode, Some(&server.archiving), COMMAND);
     let failing = failing(archiver, Some(&server.archiving)).filter(|_| server.archiving != Archiving::Nothing);
+    let failing = failing.map(|error| error.hint(REPAIR));
     let of_primary = [minimal_wal(server), not_archiving, failing];
     let of_primary = of_primary.into_iter().flatten().filter(|_| !server.in_recovery);
     foreign.into_iter().chain(of_primary).collect()

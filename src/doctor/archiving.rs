@@ -47,7 +47,7 @@ pub(super) fn examine(case: &Case, seen: &Seen, local: Option<&Local>, arrival: 
         Archiving::Nothing => findings.extend(nothing(case, seen)),
         Archiving::Library(_) => findings.push(others(case, seen, arrival)),
         Archiving::Command(command) => findings.push(match Call::find(command, VerbName::WalPush) {
-            Some(call) => verdict(&ARCHIVE_COMMAND, command, called(case, &call, local, &ARCHIVE_COMMAND)),
+            Some(call) => verdict(&ARCHIVE_COMMAND, command, called(case, command, &call, local, &ARCHIVE_COMMAND)),
             None => others(case, seen, arrival),
         }),
     }
@@ -69,19 +69,13 @@ fn wal_level(seen: &Seen) -> Finding {
 }
 
 fn mode(case: &Case, seen: &Seen) -> Finding {
-    match (seen.server.archive_mode, not_archiving(seen.server.archive_mode, None)) {
-        (_, Some(_)) if seen.server.in_recovery => Finding::limited(
+    match (seen.server.archive_mode, not_archiving(seen.server.archive_mode, None, &ARCHIVE_COMMAND.example(case))) {
+        (_, Some(error)) if seen.server.in_recovery => Finding::limited(
             "archive_mode",
             "off: once this standby is promoted, its WAL goes nowhere",
-            format!("Set archive_mode = on and {} in postgresql.conf and restart the server.", setting(case)),
+            error.advice().unwrap_or_default(),
         ),
-        (_, Some(error)) => Finding::bad(
-            "archive_mode",
-            error.hint(format!(
-                "Set archive_mode = on and {} in postgresql.conf and restart the server.",
-                setting(case)
-            )),
-        ),
+        (_, Some(error)) => Finding::bad("archive_mode", error),
         (ArchiveMode::Always, _) => Finding::good("archive_mode", "always"),
         (_, None) => Finding::good("archive_mode", "on"),
     }
@@ -89,8 +83,8 @@ fn mode(case: &Case, seen: &Seen) -> Finding {
 
 /// Neither command nor library. With `archive_mode` off that has been said already.
 fn nothing(case: &Case, seen: &Seen) -> Option<Finding> {
-    let error = not_archiving(seen.server.archive_mode, Some(&Archiving::Nothing))?;
-    (seen.server.archive_mode != ArchiveMode::Off).then(|| Finding::bad("archive_command", error.hint(reload(case))))
+    let error = not_archiving(seen.server.archive_mode, Some(&Archiving::Nothing), &ARCHIVE_COMMAND.example(case))?;
+    (seen.server.archive_mode != ArchiveMode::Off).then(|| Finding::bad("archive_command", error))
 }
 
 /// A command or a library that is not known. Whether it does its job is seen by what is there.
@@ -114,10 +108,6 @@ fn others(case: &Case, seen: &Seen, arrival: &Arrival) -> Finding {
                 .hint(reload(case)),
         ),
     }
-}
-
-fn setting(case: &Case) -> String {
-    format!("archive_command = '{}'", ARCHIVE_COMMAND.example(case))
 }
 
 fn reload(case: &Case) -> String {
@@ -177,13 +167,15 @@ fn change(name: &str, value: &str, apply: &str) -> String {
     format!("Set {name} = '{}' in postgresql.conf and {apply}.", value.replace('\'', "''"))
 }
 
-fn with_this_program(case: &Case, call: &Call, setting: &Setting) -> String {
-    let words = shlex::try_join(call.words.iter().map(String::as_str)).unwrap_or_default();
-    change(setting.name, &format!("{} {words}", case.program.display()), setting.apply)
+/// The same command with this very program, if it is plain where that is named.
+fn with_this_program(case: &Case, command: &str, call: &Call, setting: &Setting) -> String {
+    let once = command.matches(&call.program).count() == 1;
+    let plain = once.then(|| command.replacen(&call.program, &case.program.display().to_string(), 1));
+    change(setting.name, &plain.unwrap_or_else(|| setting.example(case)), setting.apply)
 }
 
 /// Whether the program is there, and its settings name this archive.
-fn called(case: &Case, call: &Call, local: Option<&Local>, setting: &Setting) -> Result<Called> {
+fn called(case: &Case, command: &str, call: &Call, local: Option<&Local>, setting: &Setting) -> Result<Called> {
     if let Some(missing) = setting.placeholders.iter().find(|placeholder| !call.hands_on(placeholder)) {
         return Err(Error::new(Kind::Config, format!("{missing} is not handed on")).hint(change(
             setting.name,
@@ -199,7 +191,7 @@ fn called(case: &Case, call: &Call, local: Option<&Local>, setting: &Setting) ->
     };
     let servers_path = local.environment.as_ref().and_then(|all| find(all, "PATH"));
     let path = servers_path.or_else(|| case.variables.get("PATH").map(String::as_str));
-    call.find_program(&local.directory, path).map_err(|error| error.hint(with_this_program(case, call, setting)))?;
+    call.find_program(&local.directory, path).map_err(|error| error.hint(with_this_program(case, command, call, setting)))?;
     let environment = match &local.environment {
         Some(environment) => environment.as_slice(),
         None if call.names_its_settings() => &[],
@@ -214,12 +206,12 @@ fn called(case: &Case, call: &Call, local: Option<&Local>, setting: &Setting) ->
 }
 
 fn same_archive(case: &Case, settings: &Settings) -> Result<Called> {
-    let theirs = settings.get(&options::PREFIX).map_err(|error| {
-        error.hint(
+    let Some(theirs) = settings.find(&options::PREFIX)? else {
+        return Err(Error::new(Kind::Config, "prefix is not set where the server runs it").hint(
             "The server's environment is not yours: keep the settings in a directory, and name it in the command with \
              --envdir DIR.",
-        )
-    })?;
+        ));
+    };
     if theirs == case.prefix {
         return Ok(Called::Fine(theirs.to_string()));
     }
@@ -275,7 +267,7 @@ fn restoring(case: &Case, seen: &Seen, local: Option<&Local>) -> Finding {
     let command = &seen.circumstances.restore_command;
     let hint = change(check, &setting.example(case), setting.apply);
     if let Some(call) = Call::find(command, VerbName::WalFetch) {
-        return verdict(&setting, command, called(case, &call, local, &setting));
+        return verdict(&setting, command, called(case, command, &call, local, &setting));
     }
     match (command.is_empty(), seen.circumstances.streams) {
         (true, false) => Finding::bad(

@@ -109,13 +109,17 @@ fn read(case: &Case, seen: Option<&Seen>, directory: &Path) -> Result<ControlFil
     }
 }
 
+/// Whoever asks for an examination is told how to have it.
 fn unreadable(error: Error, seen: Option<&Seen>) -> Error {
-    match (error.kind(), seen) {
-        (Kind::Denied, _) => error.hint("Run it as the server's user: sudo -u postgres walden doctor."),
-        (Kind::Refused, Some(seen)) => {
-            error.hint(format!("Run walden doctor \"{}\".", seen.server.data_directory.display()))
-        }
-        _ => error,
+    let hint = match (error.kind(), seen) {
+        (Kind::Denied, _) => String::from("Run it as the server's user: sudo -u postgres walden doctor."),
+        (Kind::Refused, Some(seen)) => format!("Run walden doctor \"{}\".", seen.server.data_directory.display()),
+        _ => return error,
+    };
+    let plain = Error::new(error.kind(), error.what()).hint(hint);
+    match error.cause() {
+        Some(cause) => plain.detail(cause),
+        None => plain,
     }
 }
 

@@ -80,7 +80,7 @@ fn unreached(case: &Case, error: Error) -> Finding {
 fn description(server: &Server) -> String {
     let role = if server.in_recovery { "a standby" } else { "a primary" };
     let Server { version, system_id, timeline, .. } = server;
-    format!("PostgreSQL {version}, {role} on timeline {timeline}, system identifier {system_id}")
+    format!("PostgreSQL {version}, {role} on timeline {}, system identifier {system_id}", timeline.0)
 }
 
 /// A user with REPLICATION alone can have the server send backups, which is a way to set it up.
