@@ -260,8 +260,8 @@ fn of_the_store() -> Vec<Mistake> {
                 ward.tls = Some(tls);
             },
             check: "store",
-            code: 4,
-            found: "certificate",
+            code: 5,
+            found: "UnknownIssuer",
             hint: "AWS_CA_BUNDLE",
             cure: Cure::Do(|ward| {
                 let authority = fs::read_to_string(ward.tls.as_ref().unwrap().authority()).unwrap();

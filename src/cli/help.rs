@@ -18,6 +18,7 @@ pub(super) const DIR: &str = "DIR";
 pub(super) const BACKUP: &str = "BACKUP";
 pub(super) const FILE: &str = "FILE";
 pub(super) const WHAT: &str = "WHAT";
+pub(super) const SHELL: &str = "SHELL";
 
 /// The operands of a verb, in their order.
 pub(super) fn positionals(verb: VerbName) -> &'static [Positional] {
@@ -63,6 +64,8 @@ pub(super) fn positionals(verb: VerbName) -> &'static [Positional] {
             required: false,
             doc: "The data directory; unless given, the one that the server names",
         }],
+        VerbName::Completions => &[Positional { name: SHELL, required: true, doc: "bash, zsh or fish" }],
+        VerbName::Man => &[Positional { name: DIR, required: true, doc: "The directory to write them into; it must exist" }],
         VerbName::BackupList | VerbName::WalShow | VerbName::WalVerify | VerbName::Status | VerbName::Config => &[],
     }
 }
@@ -86,6 +89,8 @@ pub(super) fn summary(verb: VerbName) -> &'static str {
         VerbName::Status => "Show how the archive stands: its last WAL, its backups, and where a recovery can stop",
         VerbName::Doctor => "Find out whether all is set up: the store, the server and this host, and what to do where it is not",
         VerbName::Config => "Show all settings, and where each of them comes from",
+        VerbName::Completions => "Print what a shell completes walden's commands by",
+        VerbName::Man => "Write the man pages",
     }
 }
 
@@ -241,7 +246,28 @@ s3:GetObject and s3:ListBucket. What could not be seen is told as unseen. It tak
         VerbName::Config => {
             "\
 What archive_command would use:
-  sudo -u postgres walden --envdir /etc/walden.d config"
+  sudo -u postgres walden --envdir /etc/walden.d config
+
+A configuration file to begin with:
+  walden config --example >/etc/walden.toml"
+        }
+        VerbName::Completions => {
+            "\
+For everybody on this machine:
+  walden completions bash >/usr/share/bash-completion/completions/walden
+  walden completions zsh >/usr/share/zsh/vendor-completions/_walden
+  walden completions fish >/usr/share/fish/vendor_completions.d/walden.fish
+
+In this shell alone:
+  source <(walden completions bash)"
+        }
+        VerbName::Man => {
+            "\
+For everybody on this machine; then man walden, and man walden-backup-push:
+  walden man /usr/local/share/man/man1
+
+One page, without installing any:
+  walden man /tmp && man -l /tmp/walden-doctor.1"
         }
     }
 }

@@ -80,6 +80,7 @@ pub static TABLE: &[&Row] = &[
     &NO_KEEP.row,
     &OLDER_THAN.row,
     &CONFIRM.row,
+    &EXAMPLE.row,
     &restoring::TARGET_TIME.row,
     &restoring::TARGET_LSN.row,
     &restoring::TARGET_XID.row,
@@ -555,6 +556,15 @@ pub static CONFIRM: Setting<bool> = Setting::new(Row {
     verbs: &[Delete],
     default: Some("false"),
     doc: "Delete; without it what would be deleted is only shown",
+    ..Row::ARGUMENT
+});
+
+/// Print a configuration file.
+pub static EXAMPLE: Setting<bool> = Setting::new(Row {
+    name: "example",
+    verbs: &[Config],
+    default: Some("false"),
+    doc: "Print a configuration file instead, with every setting in a comment",
     ..Row::ARGUMENT
 });
 
