@@ -6,6 +6,7 @@
 
 mod archiving;
 mod command;
+mod environment;
 mod host;
 mod server;
 
@@ -84,6 +85,7 @@ pub async fn examine(case: Case, opening: impl Future<Output = Result<Archive>>)
     report.store = store;
     report.server = server;
     report.host = host;
+    report.host.push(environment::look(&case.variables));
     if let Some(seen) = &seen {
         report.server.extend(archiving::examine(&case, seen, local.as_ref(), &arrival));
     }

@@ -46,8 +46,10 @@ fn the_example_that_config_prints_is_accepted_as_it_is_and_with_every_line_uncom
 fn every_verb_and_setting_has_its_place_in_man_pages_that_are_rendered_without_a_warning() {
     let directory = tempfile::tempdir().unwrap();
     run(directory.path(), &["man", "."]).code(0).stdout_is("").stderr_is("");
-    let mut pages: Vec<String> =
-        fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut pages: Vec<String> = fs::read_dir(directory.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     pages.retain(|name| name.ends_with(".1"));
     assert_eq!(pages.len(), 1 + VerbName::ALL.len(), "{pages:?}");
     for page in &pages {
@@ -91,7 +93,7 @@ fn bash_completes_verbs_flags_and_the_values_that_can_be_listed() {
     assert_eq!(completed("walden backup-c"), ["backup-cat"]);
     assert_eq!(completed("walden backup-fetch --target-x"), ["--target-xid"]);
     assert_eq!(completed("walden config --log-format "), ["text", "json"]);
-    assert_eq!(completed("walden completions "), ["bash", "zsh", "fish"].map(str::to_owned).to_vec());
+    assert!(completed("walden completions ").ends_with(&["bash", "zsh", "fish"].map(str::to_owned)));
     for verb in VerbName::ALL {
         assert!(completed("walden ").contains(&verb.as_str().to_owned()), "{verb}");
     }

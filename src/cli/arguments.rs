@@ -163,10 +163,14 @@ impl Verb {
     pub fn object(&self) -> String {
         let directory = |directory: &PathBuf| directory.display().to_string();
         match self {
-            Verb::WalPush { path } => path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+            Verb::WalPush { path } => {
+                path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+            }
             Verb::WalFetch { name, .. } => name.to_string(),
             Verb::WalBackfill { pgdata } | Verb::Daemon { pgdata } => directory(pgdata),
-            Verb::BackupPush { pgdata, .. } | Verb::Doctor { pgdata } => pgdata.as_ref().map(directory).unwrap_or_default(),
+            Verb::BackupPush { pgdata, .. } | Verb::Doctor { pgdata } => {
+                pgdata.as_ref().map(directory).unwrap_or_default()
+            }
             Verb::BackupFetch(fetch) => directory(&fetch.directory),
             Verb::Man { directory: pages } => directory(pages),
             _ => String::new(),

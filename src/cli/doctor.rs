@@ -13,11 +13,7 @@ use crate::storage::examination::{Finding, Outcome};
 use crate::storage::memory::Memory;
 
 /// From the settings and the environment.
-pub(super) fn case(
-    data_directory: Option<PathBuf>,
-    settings: &Settings,
-    environment: &Environment,
-) -> Result<Case> {
+pub(super) fn case(data_directory: Option<PathBuf>, settings: &Settings, environment: &Environment) -> Result<Case> {
     let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("walden"));
     Ok(Case {
         prefix: settings.get(&options::PREFIX)?,

@@ -65,7 +65,9 @@ pub(super) fn positionals(verb: VerbName) -> &'static [Positional] {
             doc: "The data directory; unless given, the one that the server names",
         }],
         VerbName::Completions => &[Positional { name: SHELL, required: true, doc: "bash, zsh or fish" }],
-        VerbName::Man => &[Positional { name: DIR, required: true, doc: "The directory to write them into; it must exist" }],
+        VerbName::Man => {
+            &[Positional { name: DIR, required: true, doc: "The directory to write them into; it must exist" }]
+        }
         VerbName::BackupList | VerbName::WalShow | VerbName::WalVerify | VerbName::Status | VerbName::Config => &[],
     }
 }
@@ -87,7 +89,9 @@ pub(super) fn summary(verb: VerbName) -> &'static str {
         VerbName::WalShow => "Show which WAL is in the archive, timeline by timeline",
         VerbName::WalVerify => "Verify that every backup finds the WAL to recover from it",
         VerbName::Status => "Show how the archive stands: its last WAL, its backups, and where a recovery can stop",
-        VerbName::Doctor => "Find out whether all is set up: the store, the server and this host, and what to do where it is not",
+        VerbName::Doctor => {
+            "Find out whether all is set up: the store, the server and this host, and what to do where it is not"
+        }
         VerbName::Config => "Show all settings, and where each of them comes from",
         VerbName::Completions => "Print what a shell completes walden's commands by",
         VerbName::Man => "Write the man pages",

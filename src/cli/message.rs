@@ -71,7 +71,8 @@ pub(super) fn start_log(level: LogLevel, format: LogFormat, prefix: Prefix) -> R
     };
     let registry = tracing_subscriber::registry().with(Targets::new().with_target("walden", level));
     // It would tell of a closed standard error on standard error, and panic.
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).log_internal_errors(false);
+    let layer =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).log_internal_errors(false);
     let repetition = Repetition::new();
     let form = fmt::format().with_target(false);
     // Refused only if a log has been started before, which then goes on.

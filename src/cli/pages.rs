@@ -70,7 +70,8 @@ fn listed(arg: Arg, words: Vec<&'static str>) -> Arg {
 pub(super) fn manual() -> Result<Vec<(String, String)>> {
     let mut whole = command();
     whole.build();
-    let verbs = VerbName::ALL.into_iter().filter_map(|verb| Some((verb, whole.find_subcommand(verb.as_str())?.clone())));
+    let verbs =
+        VerbName::ALL.into_iter().filter_map(|verb| Some((verb, whole.find_subcommand(verb.as_str())?.clone())));
     let mut pages = Vec::new();
     for (verb, command) in verbs {
         pages.push((format!("walden-{verb}.1"), page(command, "EXAMPLES", help::examples(verb), &verb_usage(verb))?));

@@ -40,8 +40,10 @@ pub fn example() -> String {
         let comment = format!("{}{range}. {kind}:", row.doc);
         format!("{}{mark}{} = {value}\n", commented(&comment), row.name)
     });
-    let head = commented("A configuration file for Walden: name it with --config or WALDEN_CONFIG. A flag, and the \
-                          variable that bears a setting's name, win over it. Secrets do not belong here.");
+    let head = commented(
+        "A configuration file for Walden: name it with --config or WALDEN_CONFIG. A flag, and the \
+                          variable that bears a setting's name, win over it. Secrets do not belong here.",
+    );
     format!("{head}\n{}", lines.collect::<Vec<String>>().join("\n"))
 }
 

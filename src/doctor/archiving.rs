@@ -1,14 +1,14 @@
 //! Whether the server's WAL comes into this archive, and would be fetched from it: its settings, its archiver's word, and
 //! what is there.
 
+use super::Case;
 use super::command::Call;
 use super::host::Local;
 use super::server::Seen;
-use super::Case;
 use crate::archive::Archive;
 use crate::backup::obstacles::{failing, minimal_wal, not_archiving};
-use crate::config::{Settings, options};
 use crate::config::row::VerbName;
+use crate::config::{Settings, options};
 use crate::error::{Error, Kind, Result};
 use crate::layout::Key;
 use crate::postgres::client::{ArchiveMode, Archiving};
@@ -191,7 +191,8 @@ fn called(case: &Case, command: &str, call: &Call, local: Option<&Local>, settin
     };
     let servers_path = local.environment.as_ref().and_then(|all| find(all, "PATH"));
     let path = servers_path.or_else(|| case.variables.get("PATH").map(String::as_str));
-    call.find_program(&local.directory, path).map_err(|error| error.hint(with_this_program(case, command, call, setting)))?;
+    call.find_program(&local.directory, path)
+        .map_err(|error| error.hint(with_this_program(case, command, call, setting)))?;
     let environment = match &local.environment {
         Some(environment) => environment.as_slice(),
         None if call.names_its_settings() => &[],

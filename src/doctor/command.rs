@@ -98,7 +98,9 @@ impl Call {
 
     /// Whether it says itself where the archive is, or where that is said.
     pub(super) fn names_its_settings(&self) -> bool {
-        [&options::ENVDIR.row, &options::PREFIX.row, &options::CONFIG.row].iter().any(|row| self.value_of(row).is_some())
+        [&options::ENVDIR.row, &options::PREFIX.row, &options::CONFIG.row]
+            .iter()
+            .any(|row| self.value_of(row).is_some())
             || self.assignments.iter().any(|(name, _)| *name == options::PREFIX.row.variable())
     }
 

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use indicatif::BinaryBytes;
 use rustix::fs::Access;
 
-use super::server::Seen;
 use super::Case;
+use super::server::Seen;
 use crate::backup::obstacles::foreign;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::control::ControlFile;
@@ -73,7 +73,9 @@ fn user(directory: Option<&Path>) -> Finding {
     let owner = directory.and_then(|directory| directory.metadata().ok()).map(|metadata| metadata.uid());
     match owner {
         None => Finding::good("user", name(own)),
-        Some(owner) if owner == own => Finding::good("user", format!("{}, to whom the data directory belongs", name(own))),
+        Some(owner) if owner == own => {
+            Finding::good("user", format!("{}, to whom the data directory belongs", name(own)))
+        }
         Some(owner) => Finding::limited(
             "user",
             format!(
@@ -141,7 +143,10 @@ fn wal_space(directory: &Path, control: &ControlFile, seen: Option<&Seen>) -> Fi
     );
     let usual = seen.map_or(USUAL_MAX_WAL_SIZE, |seen| seen.circumstances.max_wal_size);
     if free < LAST_SEGMENTS * control.segment_size.bytes() {
-        Finding::bad(check, Error::new(Kind::Local, "the server is about to stop for lack of space").detail(words).hint(hint))
+        Finding::bad(
+            check,
+            Error::new(Kind::Local, "the server is about to stop for lack of space").detail(words).hint(hint),
+        )
     } else if free < usual {
         Finding::limited(check, format!("{words}, less than max_wal_size, {}", BinaryBytes(usual)), hint)
     } else {
