@@ -48,7 +48,8 @@ struct Ending {
 
 /// Does what the command line says and returns the exit code. Does not panic and does not exit, but for a signal.
 pub fn run(arguments: Vec<OsString>, variables: impl IntoIterator<Item = (OsString, OsString)>) -> u8 {
-    let prefix = Prefix::of_standard_error(|name| std::env::var(name).ok());
+    let variables: Vec<(OsString, OsString)> = variables.into_iter().collect();
+    let prefix = Prefix::of_standard_error(&variables);
     let mut ending = Ending { format: LogFormat::Text, caller: caller(&arguments), prefix };
     signals::answer_for(ending.caller);
     // A panic is reported below, in the form of every other error.

@@ -23,6 +23,7 @@ use self::server::Seen;
 use crate::archive::Archive;
 use crate::config::Location;
 use crate::error::{Error, Kind, Result};
+use crate::pipeline;
 use crate::postgres::client::Environment;
 use crate::postgres::control::SystemId;
 use crate::storage::examination::{Finding, Outcome};
@@ -123,10 +124,10 @@ async fn of_server(case: &Arc<Case>) -> (Option<Seen>, Option<Local>, Vec<Findin
     };
     // A file system that does not answer keeps its thread: nobody waits for that one.
     let (of_case, of_server) = (case.clone(), seen.clone());
-    let look = tokio::task::spawn_blocking(move || host::look(&of_case, of_server.as_ref()));
+    let look = pipeline::blocking(move || Ok(host::look(&of_case, of_server.as_ref())));
     let (local, host) = match timeout(FOR_HOST, look).await {
         Ok(Ok(looked)) => looked,
-        Ok(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+        Ok(Err(error)) => (None, vec![Finding::bad("files", error)]),
         Err(_) => (None, vec![Finding::bad("files", too_slow("a file system of this host", FOR_HOST))]),
     };
     (seen, local, server, host)

@@ -4,7 +4,7 @@
 
 mod bar;
 mod log;
-mod repeats;
+pub mod repeats;
 mod stopwatch;
 
 use std::fmt::Debug;
@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 pub use self::bar::Bar;
 pub use self::log::Log;
-pub use self::repeats::{REPEATED, Repeats, TOLD, WINDOW};
 pub use self::stopwatch::{Lap, Stopwatch, peak_memory};
 
 /// Something worth telling.

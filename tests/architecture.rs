@@ -55,6 +55,7 @@ const UNITS: &[(&str, Layer)] = &[
     ("error", Vocabulary),
     ("config", Vocabulary),
     ("layout", Vocabulary),
+    ("observe::repeats", Vocabulary),
     ("postgres::lsn", Vocabulary),
     ("postgres::control", Vocabulary),
     ("postgres::entry", Vocabulary),

@@ -58,7 +58,7 @@ fn a_probe_at_the_end_of_the_archive_is_one_line_at_level_info_and_none_by_defau
             let told =
                 scene.walden(&["--log-level", "info", "wal-fetch", &absent, "pg_wal/RECOVERYXLOG"]).run().code(1);
             let told = told.stderr_lacks("ERROR").stderr_lacks("WARN");
-            let about: Vec<&str> = told.stderr.lines().filter(|line| line.contains("could not fetch")).collect();
+            let about: Vec<&str> = told.stderr.lines().filter(|line| line.contains("is not in the archive")).collect();
             assert_eq!(about.len(), 1, "{told}");
         }
         // What is no answer is an error as before.
@@ -70,7 +70,7 @@ fn a_probe_at_the_end_of_the_archive_is_one_line_at_level_info_and_none_by_defau
         fs::remove_file(scene.data.path().join(signal)).unwrap();
     }
     // Whoever asks by hand is told.
-    scene.fetch(&small(9).name()).code(1).stderr_has("ERROR:  could not fetch");
+    scene.fetch(&small(9).name()).code(1).stderr_has("ERROR:  \"").stderr_has("is not in the archive");
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn what_repeats_is_told_a_few_times_and_then_counted() {
     let told = ran.stderr.lines().filter(|line| line.contains("will try again")).count() as u64;
     let left_out = ran.stderr.lines().find_map(|line| line.split_once("were left out left_out=")).expect(&ran.stderr).1;
     let left_out: u64 = left_out.trim().parse().unwrap();
-    assert_eq!(told, walden::observe::TOLD, "{ran}");
+    assert_eq!(told, walden::observe::repeats::TOLD, "{ran}");
     // Each try but the last is followed by such a line.
     let tries = scene.s3().count(Op::Put) as u64;
     assert!(left_out > 0 && told + left_out + 1 <= tries + 2, "{tries} tries\n{ran}");

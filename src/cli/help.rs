@@ -260,18 +260,16 @@ A configuration file to begin with:
 For everybody on this machine:
   walden completions bash >/usr/share/bash-completion/completions/walden
   walden completions zsh >/usr/share/zsh/vendor-completions/_walden
-  walden completions fish >/usr/share/fish/vendor_completions.d/walden.fish
-
-In this shell alone:
-  source <(walden completions bash)"
+  walden completions fish >/usr/share/fish/vendor_completions.d/walden.fish"
         }
         VerbName::Man => {
             "\
 For everybody on this machine; then man walden, and man walden-backup-push:
   walden man /usr/local/share/man/man1
 
-One page, without installing any:
-  walden man /tmp && man -l /tmp/walden-doctor.1"
+Without installing them:
+  walden man /tmp
+  man -l /tmp/walden-doctor.1"
         }
     }
 }

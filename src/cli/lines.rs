@@ -1,6 +1,7 @@
 //! The form of a line of the log: text or JSON, with the journal's priority where the journal reads it, and without what
 //! repeats too often.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +13,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::observe::{REPEATED, Repeats};
+use crate::observe::repeats::{REPEATED, Repeats};
 
 /// The variable in which systemd says which stream is connected to the journal (systemd.exec(5)).
 const JOURNAL_STREAM: &str = "JOURNAL_STREAM";
@@ -26,10 +27,12 @@ pub(super) struct Prefix {
 
 impl Prefix {
     /// As this standard error wants it: a program that was started by a service may have another one than the service.
-    pub(super) fn of_standard_error(variable: impl Fn(&str) -> Option<String>) -> Prefix {
-        let ours = rustix::fs::fstat(std::io::stderr().as_fd()).ok();
-        let ours = ours.map(|stat| format!("{}:{}", stat.st_dev, stat.st_ino));
-        Prefix { journal: ours.is_some() && variable(JOURNAL_STREAM) == ours }
+    pub(super) fn of_standard_error(variables: &[(OsString, OsString)]) -> Prefix {
+        let Some((_, journal)) = variables.iter().find(|(name, _)| name == JOURNAL_STREAM) else {
+            return Prefix::default();
+        };
+        let ours = rustix::fs::fstat(std::io::stderr().as_fd());
+        Prefix { journal: ours.is_ok_and(|stat| *journal == *format!("{}:{}", stat.st_dev, stat.st_ino)) }
     }
 
     /// What to write before a line of this level.

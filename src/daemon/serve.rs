@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::{Answer, Order, TAKEN_WITHIN, is_ours, read, socket, write};
 use crate::archive::Archive;
 use crate::error::{Context, Error, Kind, Result};
-use crate::observe::REPEATED;
+use crate::observe::repeats::REPEATED;
 use crate::wal::push::{self, Request, Underway};
 use crate::wal::spool::Spool;
 

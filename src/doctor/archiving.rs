@@ -83,29 +83,40 @@ fn mode(case: &Case, seen: &Seen) -> Finding {
 
 /// Neither command nor library. With `archive_mode` off that has been said already.
 fn nothing(case: &Case, seen: &Seen) -> Option<Finding> {
+    if seen.server.archive_mode == ArchiveMode::Off {
+        return None;
+    }
     let error = not_archiving(seen.server.archive_mode, Some(&Archiving::Nothing), &ARCHIVE_COMMAND.example(case))?;
-    (seen.server.archive_mode != ArchiveMode::Off).then(|| Finding::bad("archive_command", error))
+    Some(match seen.server.in_recovery {
+        true => Finding::limited(
+            "archive_command",
+            "none: once this standby is promoted, its WAL goes nowhere",
+            error.advice().unwrap_or_default(),
+        ),
+        false => Finding::bad("archive_command", error),
+    })
 }
 
-/// A command or a library that is not known. Whether it does its job is seen by what is there.
+/// A command or a library that is not known. Whether it does its job is seen by what is there; a standby's has none yet.
 fn others(case: &Case, seen: &Seen, arrival: &Arrival) -> Finding {
+    let check = "archive_command";
     let archiving = &seen.server.archiving;
     match arrival {
         Arrival::There(file) => Finding::limited(
-            "archive_command",
+            check,
             format!("{archiving}, which is not walden wal-push; {file}, which was archived last, is in the archive"),
             format!("Nothing, if it calls walden wal-push in the end. {}", reload(case)),
         ),
-        Arrival::Unknown => Finding::limited(
-            "archive_command",
-            format!("{archiving}; whether that calls walden wal-push could not be seen"),
-            reload(case),
-        ),
-        Arrival::Missing(..) | Arrival::Nothing => Finding::bad(
-            "archive_command",
+        Arrival::Missing(..) | Arrival::Nothing if !seen.server.in_recovery => Finding::bad(
+            check,
             Error::new(Kind::Config, "the server's WAL is archived by something else than walden wal-push")
                 .detail(archiving.to_string())
                 .hint(reload(case)),
+        ),
+        _ => Finding::limited(
+            check,
+            format!("{archiving}; whether that calls walden wal-push could not be seen"),
+            reload(case),
         ),
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// The target of a line that can repeat within one process for as long as something is broken: what is let through of it is
 /// limited, for each place in the code by itself. All other lines are always told.
-pub const REPEATED: &str = "walden::repeated";
+pub const REPEATED: &str = "walden.repeated";
 
 /// How many lines of one place are told in [`WINDOW`]: enough to see that it is not one alone.
 pub const TOLD: u64 = 3;

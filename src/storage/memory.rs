@@ -16,7 +16,7 @@ use rustix::fs::{Mode, OFlags, Stat};
 use serde::{Deserialize, Serialize};
 
 use crate::durable::{self, Staged};
-use crate::observe::REPEATED;
+use crate::observe::repeats::REPEATED;
 
 /// The longest file that is read or written; credentials with their session token have 1 to 4 KiB.
 const LONGEST: u64 = 64 << 10;

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::observe::REPEATED;
+use crate::observe::repeats::REPEATED;
 use crate::wal::segment::SegmentSize;
 
 /// How long to go on, and how long to wait in between: exponential back-off with full jitter

@@ -30,7 +30,7 @@ use super::connect::Options;
 use super::environment::variable;
 use super::http::Http;
 use crate::config::role::AssumedRole;
-use crate::observe::REPEATED;
+use crate::observe::repeats::REPEATED;
 use crate::storage::memory::Memory;
 
 /// A session of this process is renewed when a sixth of its life is left, or this much if that is less.

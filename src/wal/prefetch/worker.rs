@@ -12,7 +12,7 @@ use super::{Ahead, PART};
 use crate::archive::Archive;
 use crate::durable::Staged;
 use crate::error::{Context, Recovery, Result};
-use crate::observe::REPEATED;
+use crate::observe::repeats::REPEATED;
 use crate::postgres::datadir;
 use crate::wal::receive;
 use crate::wal::segment::{SegmentName, WalFile};
