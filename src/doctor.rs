@@ -106,7 +106,7 @@ async fn of_store(opening: impl Future<Output = Result<Archive>>) -> (Option<Arc
         }
     };
     if timeout(FOR_STORE, look).await.is_err() {
-        findings.push(Finding::bad("store", too_slow("the store", FOR_STORE)));
+        findings.push(Finding::bad("store", too_slow("the store", FOR_STORE, STORE_HINT)));
         // It would not answer what is asked next either.
         opened = None;
     }
@@ -118,7 +118,7 @@ async fn of_server(case: &Arc<Case>) -> (Option<Seen>, Option<Local>, Vec<Findin
     let seen = match timeout(FOR_SERVER, server::look(case, &mut server)).await {
         Ok(seen) => seen,
         Err(_) => {
-            server.push(Finding::bad("server", too_slow("the server", FOR_SERVER)));
+            server.push(Finding::bad("server", too_slow("the server", FOR_SERVER, SERVER_HINT)));
             None
         }
     };
@@ -128,14 +128,17 @@ async fn of_server(case: &Arc<Case>) -> (Option<Seen>, Option<Local>, Vec<Findin
     let (local, host) = match timeout(FOR_HOST, look).await {
         Ok(Ok(looked)) => looked,
         Ok(Err(error)) => (None, vec![Finding::bad("files", error)]),
-        Err(_) => (None, vec![Finding::bad("files", too_slow("a file system of this host", FOR_HOST))]),
+        Err(_) => (None, vec![Finding::bad("files", too_slow("a file system of this host", FOR_HOST, FILES_HINT))]),
     };
     (seen, local, server, host)
 }
 
-fn too_slow(who: &str, limit: Duration) -> Error {
-    Error::new(Kind::Unreachable, format!("{who} was not examined to the end in {} s", limit.as_secs()))
-        .hint("Run walden doctor again; if it stays so, look at what is between.")
+const STORE_HINT: &str = "Check AWS_ENDPOINT_URL, AWS_REGION and the network, or what mounts the directory.";
+const SERVER_HINT: &str = "Check PGHOST, PGPORT and the network, and whether the server takes new sessions.";
+const FILES_HINT: &str = "Run df: it stands still at the file system that does not answer.";
+
+fn too_slow(who: &str, limit: Duration, hint: &str) -> Error {
+    Error::new(Kind::Unreachable, format!("{who} was not examined to the end in {} s", limit.as_secs())).hint(hint)
 }
 
 fn may_list(findings: &[Finding]) -> bool {
@@ -155,7 +158,7 @@ async fn content(archive: &Archive, seen: Option<&Seen>) -> Finding {
             Finding::good("archive", "empty: nothing was archived here yet")
         }
         Ok(Err(error)) => Finding::bad("archive", error),
-        Err(_) => Finding::bad("archive", too_slow("the archive", FOR_BOTH)),
+        Err(_) => Finding::bad("archive", too_slow("the archive", FOR_BOTH, STORE_HINT)),
     }
 }
 

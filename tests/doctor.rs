@@ -249,8 +249,8 @@ fn of_the_store() -> Vec<Mistake> {
             },
             check: "store",
             code: 5,
-            found: "",
-            hint: "",
+            found: "http://127.0.0.1:",
+            hint: "AWS_ENDPOINT_URL",
             ..UNLIKE
         },
         Mistake {
@@ -336,6 +336,20 @@ fn of_the_server() -> Vec<Mistake> {
             check: "server",
             code: 5,
             found: "/nonexistent",
+            hint: "PGHOST",
+            ..UNLIKE
+        },
+        Mistake {
+            what: "a server that never answers",
+            make: |ward| {
+                let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+                ward.set("PGHOST", "127.0.0.1");
+                ward.set("PGPORT", silent.local_addr().unwrap().port().to_string());
+                ward.silent = Some(silent);
+            },
+            check: "server",
+            code: 5,
+            found: "127.0.0.1",
             hint: "PGHOST",
             ..UNLIKE
         },

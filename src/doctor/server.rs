@@ -10,6 +10,9 @@ use crate::postgres::client::{Archiver, Circumstances, Client, Server};
 use crate::postgres::datadir;
 use crate::storage::examination::{Finding, clock};
 
+/// In seconds, unless it is set: a server that does not answer is to be told by its address, before the time is up.
+const CONNECT_TIMEOUT: &str = "3";
+
 /// What a server said.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
@@ -20,7 +23,9 @@ pub(super) struct Seen {
 
 /// Connects as backup-push would.
 pub(super) async fn look(case: &Case, findings: &mut Vec<Finding>) -> Option<Seen> {
-    let client = match Client::connect(&case.variables).await {
+    let mut variables = case.variables.clone();
+    variables.entry("PGCONNECT_TIMEOUT".to_owned()).or_insert_with(|| CONNECT_TIMEOUT.to_owned());
+    let client = match Client::connect(&variables).await {
         Ok(client) => client,
         Err(error) => {
             findings.push(unreached(case, error));

@@ -24,7 +24,10 @@ use crate::storage::examination::{Finding, Outcome, clock, probe, read_probe};
 use crate::storage::retry::Policy;
 
 /// How long one question may take: the whole examination is to end within seconds.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// How long the way to the identity is looked at. The store is asked even if its token service does not answer.
+const FOR_IDENTITY: Duration = Duration::from_millis(2500);
 
 /// S3 refuses a request that is further off than this ("RequestTimeTooSkewed"; Amazon S3 API Reference, "Error responses").
 const GREATEST_SKEW: SignedDuration = SignedDuration::from_mins(15);
@@ -33,7 +36,10 @@ const GREATEST_SKEW: SignedDuration = SignedDuration::from_mins(15);
 /// same reason.
 pub(super) async fn examine(store: &S3Store, findings: &mut Vec<Finding>) {
     let store = S3Store { policy: Policy::once(PATIENCE), ..store.clone() };
-    let (hops, failed) = store.identity.trace().await;
+    let (hops, failed) = tokio::time::timeout(FOR_IDENTITY, store.identity.trace()).await.unwrap_or_else(|_| {
+        findings.push(silent_service());
+        (Vec::new(), None)
+    });
     findings.extend(hops.iter().map(|hop| identity(hop, is_amazon(&store.endpoint))));
     if let Some(error) = failed {
         findings.push(Finding::bad("identity", super::failure::unidentified(&error, "find out who we are")));
@@ -68,6 +74,14 @@ pub(super) async fn examine(store: &S3Store, findings: &mut Vec<Finding>) {
     if wrote {
         findings.push(deleting(&store).await);
     }
+}
+
+fn silent_service() -> Finding {
+    Finding::unseen(
+        "identity",
+        format!("who we are was not told within {} s", FOR_IDENTITY.as_secs_f32()),
+        "Check AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_STS, AWS_REGION and the network.",
+    )
 }
 
 /// One hop. Stores of one's own seldom have a token service to say whose a key is, Amazon always has.
