@@ -10,6 +10,7 @@ mod journal;
 mod listing;
 pub mod manifest;
 pub mod mark;
+pub mod obstacles;
 mod pack;
 mod pages;
 mod plan;

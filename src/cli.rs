@@ -10,9 +10,11 @@ pub mod config;
 mod deleting;
 mod doctor;
 mod help;
+mod lines;
 mod looking;
 mod message;
 mod opening;
+mod pages;
 mod resident;
 mod restore_command;
 mod restoring;
@@ -24,12 +26,15 @@ mod wal;
 mod watching;
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::os::unix::process::CommandExt;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 use self::arguments::Parsed;
+use self::lines::Prefix;
 use crate::config::options;
 use crate::config::row::VerbName;
 use crate::config::sources::{self, ENVDIR_VARIABLE, Envdir, Environment};
@@ -41,11 +46,14 @@ use crate::postgres::datadir;
 struct Ending {
     format: LogFormat,
     caller: Caller,
+    prefix: Prefix,
 }
 
 /// Does what the command line says and returns the exit code. Does not panic and does not exit, but for a signal.
 pub fn run(arguments: Vec<OsString>, variables: impl IntoIterator<Item = (OsString, OsString)>) -> u8 {
-    let mut ending = Ending { format: LogFormat::Text, caller: caller(&arguments) };
+    let variables: Vec<(OsString, OsString)> = variables.into_iter().collect();
+    let prefix = Prefix::of_standard_error(&variables);
+    let mut ending = Ending { format: LogFormat::Text, caller: caller(&arguments), prefix };
     signals::answer_for(ending.caller);
     // A panic is reported below, in the form of every other error.
     std::panic::set_hook(Box::new(|_| {}));
@@ -57,11 +65,19 @@ pub fn run(arguments: Vec<OsString>, variables: impl IntoIterator<Item = (OsStri
             match ending.caller {
                 // Nobody reads its standard error.
                 Caller::Check => message::print(&standing::unknown(&error)),
-                _ => message::error(&error, ending.format),
+                caller if is_probe(&error, caller) => tracing::info!("{error}"),
+                _ => message::error(&error, ending.format, ending.prefix),
             }
             exit_code(error.kind(), ending.caller)
         }
     }
+}
+
+/// What PostgreSQL asks for at the end of the archive, again and again, and is answered with the exit code. Whoever asks by
+/// hand reads it.
+fn is_probe(error: &Error, caller: Caller) -> bool {
+    let recovers = matches!(caller, Caller::Restore(Recovery::Standby | Recovery::Targeted));
+    recovers && error.kind() == Kind::NotFound && !std::io::stderr().is_terminal()
 }
 
 /// Who will read the exit code: found without understanding the rest of the command line, for a mistake there must not
@@ -99,15 +115,30 @@ fn act(
                 (Caller::Restore(_), OnError::Abort) => Caller::Restore(Recovery::Targeted),
                 (caller, _) => caller,
             };
-            message::start_log(settings.get(&options::LOG_LEVEL)?, ending.format);
+            let repetition = message::start_log(settings.get(&options::LOG_LEVEL)?, ending.format, ending.prefix);
             let account = accounting::Run::begin(&invocation)?;
-            let outcome = verbs::run(invocation, &environment);
+            let name = invocation.verb.name();
+            let outcome = logged(name, &invocation.verb.object(), || verbs::run(invocation, &environment));
             if let Some(account) = account {
                 account.end(&outcome);
+            }
+            match repetition.left_out() {
+                0 => {}
+                left_out => tracing::info!(left_out, "lines like those above were left out"),
             }
             outcome
         }
     }
+}
+
+/// Says when a verb begins and when it ends, with the same fields.
+fn logged(verb: VerbName, object: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let (verb, began) = (verb.as_str(), Instant::now());
+    tracing::info!(verb, object, "begins");
+    let outcome = work();
+    let told = outcome.as_ref().map_or_else(|error| format!("{:?}", error.kind()), |()| String::from("done"));
+    tracing::info!(verb, object, outcome = told, ms = began.elapsed().as_millis() as u64, "ends");
+    outcome
 }
 
 /// Starts anew with the variables of the directory: the AWS SDK reads the process's environment, and changing that while

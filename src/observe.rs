@@ -4,6 +4,7 @@
 
 mod bar;
 mod log;
+pub mod repeats;
 mod stopwatch;
 
 use std::fmt::Debug;

@@ -47,8 +47,9 @@ pub trait Store: Send + Sync + Debug {
     }
 
     /// Finds out what can be done here by doing it, with an object of its own ([`crate::layout::Key::Doctor`]), which is
-    /// deleted again where that is allowed. Takes seconds; a failure is a finding.
-    async fn examine(&self) -> Vec<Finding>;
+    /// deleted again where that is allowed. Takes seconds; a failure is a finding. Each finding is added as soon as it is
+    /// made, so that whoever stops waiting has those that there are.
+    async fn examine(&self, findings: &mut Vec<Finding>);
 
     /// Stores `body` under `key`. When it returns `Ok` the object is complete, checked where the store can check it,
     /// and durable. Before that it is not visible at all, whatever happens to this process.

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 
 use super::catalogue;
+use super::obstacles::{failing, foreign, minimal_wal, not_archiving};
 use super::push::Options;
 use crate::archive::Archive;
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::{self, BackupId, Key};
 use crate::observe::{Event, Observer};
-use crate::postgres::client::{ArchiveMode, Archiver, Archiving, Client, Holder, Replication, Sender, Server};
+use crate::postgres::client::{Archiver, Archiving, Client, Holder, Replication, Sender, Server};
 use crate::postgres::control::{ControlFile, SystemId};
 use crate::postgres::datadir;
 use crate::storage::ListQuery;
@@ -21,6 +22,13 @@ use crate::wal::segment::WalFile;
 /// A backup is being taken elsewhere, for all we know, if it stored something so recently: parts of the usual size come
 /// every few seconds, and none that is given up is tried for longer.
 const UNDERWAY: SignedDuration = SignedDuration::from_mins(10);
+
+/// What hints set `archive_command` to.
+const COMMAND: &str = "walden wal-push %p";
+
+/// What to do about an archiver that fails.
+const REPAIR: &str = "Repair it, and run the backup again when the archiver has got through: SELECT last_archived_time, \
+                      last_failed_time FROM pg_stat_archiver.";
 
 /// What is known of the server then.
 pub(super) struct Ready {
@@ -88,8 +96,8 @@ pub(super) async fn remote(
         _ => None,
     };
     if !sender.in_recovery {
-        let failing = archiver.as_ref().and_then(|archiver| failing(archiver, None));
-        all_at_once(not_archiving(sender.archive_mode, None).into_iter().chain(failing).collect())?;
+        let failing = archiver.as_ref().and_then(|archiver| failing(archiver, None)).map(|error| error.hint(REPAIR));
+        all_at_once(not_archiving(sender.archive_mode, None, COMMAND).into_iter().chain(failing).collect())?;
     }
     if let Some(session) = &session
         && let Some(holder) = session.take_turn().await?
@@ -121,58 +129,12 @@ fn read(data_directory: &Path) -> Result<ControlFile> {
 fn problems(server: &Server, control: &ControlFile, data_directory: &Path, archiver: &Archiver) -> Vec<Error> {
     let foreign = (control.system_id != server.system_id).then(|| foreign(server, control, data_directory));
     // A standby's WAL is its primary's: that one's settings decide, and its archiver.
-    let not_archiving = not_archiving(server.archive_mode, Some(&server.archiving));
+    let not_archiving = not_archiving(server.archive_mode, Some(&server.archiving), COMMAND);
     let failing = failing(archiver, Some(&server.archiving)).filter(|_| server.archiving != Archiving::Nothing);
+    let failing = failing.map(|error| error.hint(REPAIR));
     let of_primary = [minimal_wal(server), not_archiving, failing];
     let of_primary = of_primary.into_iter().flatten().filter(|_| !server.in_recovery);
     foreign.into_iter().chain(of_primary).collect()
-}
-
-fn foreign(server: &Server, control: &ControlFile, data_directory: &Path) -> Error {
-    let what = format!("\"{}\" is not the server's data directory", data_directory.display());
-    Error::new(Kind::Refused, what)
-        .detail(format!("its system identifier is {}, the server's is {}", control.system_id, server.system_id))
-        .hint(format!(
-            "The server's is \"{}\"; or set PGHOST and PGPORT to the other server.",
-            server.data_directory.display()
-        ))
-}
-
-fn minimal_wal(server: &Server) -> Option<Error> {
-    (server.wal_level == "minimal").then(|| {
-        Error::new(Kind::Refused, "the server's WAL does not suffice to recover a backup")
-            .detail("wal_level is minimal")
-            .hint("Set wal_level = replica in postgresql.conf and restart the server.")
-    })
-}
-
-/// Who archives is known to those who may read all settings.
-fn not_archiving(mode: ArchiveMode, archiving: Option<&Archiving>) -> Option<Error> {
-    let what = "the server does not archive its WAL";
-    match (mode, archiving) {
-        (ArchiveMode::Off, _) => Some(Error::new(Kind::Refused, what).detail("archive_mode is off").hint(
-            "Set archive_mode = on and archive_command = 'walden wal-push %p' in postgresql.conf and restart the server.",
-        )),
-        (_, Some(Archiving::Nothing)) => Some(
-            Error::new(Kind::Refused, what)
-                .detail(format!("archive_mode is on, with {}", Archiving::Nothing))
-                .hint("Set archive_command = 'walden wal-push %p' in postgresql.conf and run SELECT pg_reload_conf()."),
-        ),
-        _ => None,
-    }
-}
-
-fn failing(archiver: &Archiver, archiving: Option<&Archiving>) -> Option<Error> {
-    let failure = archiver.failing()?;
-    let with = archiving.map_or(String::new(), |archiving| format!(", with {archiving}"));
-    Some(
-        Error::new(Kind::Refused, "the server's archiving fails, so the backup could not be complete")
-            .detail(format!("{failure}{with}; what that said is in the server's log"))
-            .hint(
-                "Repair it, and run the backup again when the archiver has got through: SELECT last_archived_time, \
-                 last_failed_time FROM pg_stat_archiver.",
-            ),
-    )
 }
 
 /// One error that has all of them: nobody wants to be told the second one after the first is repaired.

@@ -12,10 +12,12 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
+use clap_complete::Shell;
 
 use crate::backup::delete::expiry;
 use crate::backup::manifest::{MarkChange, Marks};
 use crate::cli::help::{self, Positional};
+use crate::cli::pages;
 use crate::config::Settings;
 use crate::config::mark::Label;
 use crate::config::options::{self, TABLE, restoring, retention};
@@ -40,8 +42,6 @@ pub enum Parsed {
 /// A verb, what it was given, and the settings.
 #[derive(Debug)]
 pub struct Invocation {
-    /// The verb's name.
-    pub name: VerbName,
     /// What to do.
     pub verb: Verb,
     /// How; has a prefix, unless the verb is [`Verb::Config`].
@@ -123,10 +123,74 @@ pub enum Verb {
         /// The data directory, if it lies here.
         pgdata: Option<PathBuf>,
     },
-    /// Find out what may be done in the store.
-    Doctor,
-    /// Show the settings.
-    Config,
+    /// Find out whether all is set up.
+    Doctor {
+        /// The data directory; `None`: the server says where it is.
+        pgdata: Option<PathBuf>,
+    },
+    /// Show the settings, or an example of a configuration file.
+    Config {
+        /// The example.
+        example: bool,
+    },
+    /// Print what a shell completes commands by.
+    Completions {
+        /// For which.
+        shell: Shell,
+    },
+    /// Write the man pages into a directory.
+    Man {
+        /// Which; it is there.
+        directory: PathBuf,
+    },
+}
+
+impl Verb {
+    /// Its name.
+    pub fn name(&self) -> VerbName {
+        match self {
+            Verb::WalPush { .. } => VerbName::WalPush,
+            Verb::WalFetch { .. } => VerbName::WalFetch,
+            Verb::WalBackfill { .. } => VerbName::WalBackfill,
+            Verb::BackupPush { .. } => VerbName::BackupPush,
+            Verb::BackupFetch(_) => VerbName::BackupFetch,
+            Verb::BackupList => VerbName::BackupList,
+            Verb::BackupShow { .. } => VerbName::BackupShow,
+            Verb::BackupCat { .. } => VerbName::BackupCat,
+            Verb::BackupMark { .. } => VerbName::BackupMark,
+            Verb::Delete(_) => VerbName::Delete,
+            Verb::Daemon { .. } => VerbName::Daemon,
+            Verb::WalShow => VerbName::WalShow,
+            Verb::WalVerify => VerbName::WalVerify,
+            Verb::Status { .. } => VerbName::Status,
+            Verb::Exporter { .. } => VerbName::Exporter,
+            Verb::Doctor { .. } => VerbName::Doctor,
+            Verb::Config { .. } => VerbName::Config,
+            Verb::Completions { .. } => VerbName::Completions,
+            Verb::Man { .. } => VerbName::Man,
+        }
+    }
+
+    /// What it is done to, for the log: a WAL file's name, or a directory; empty where nothing is named.
+    pub fn object(&self) -> String {
+        let directory = |directory: &PathBuf| directory.display().to_string();
+        match self {
+            Verb::WalPush { path } => {
+                path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+            }
+            Verb::WalFetch { name, .. } => name.to_string(),
+            Verb::WalBackfill { pgdata } | Verb::Daemon { pgdata } => directory(pgdata),
+            Verb::BackupPush { pgdata, .. }
+            | Verb::Status { pgdata }
+            | Verb::Exporter { pgdata }
+            | Verb::Doctor { pgdata } => {
+                pgdata.as_ref().map(directory).unwrap_or_default()
+            }
+            Verb::BackupFetch(fetch) => directory(&fetch.directory),
+            Verb::Man { directory: pages } => directory(pages),
+            _ => String::new(),
+        }
+    }
 }
 
 /// What `delete` is to delete.
@@ -201,7 +265,7 @@ fn text(word: OsString) -> Result<String> {
 /// The width of help in columns; fixed, so that examples are never broken in two.
 const WIDTH: usize = 110;
 
-fn command() -> Command {
+pub(super) fn command() -> Command {
     let globals = TABLE.iter().copied().filter(|row| row.is_global());
     Command::new("walden")
         .bin_name("walden")
@@ -312,10 +376,10 @@ fn invocation(matches: &ArgMatches, environment: &Environment) -> Result<Invocat
     let named = matches.subcommand().and_then(|(name, matches)| Some((VerbName::parse(name)?, matches)));
     let (name, matches) = named.ok_or_else(|| not_given("VERB"))?;
     let settings = sources::load(flags(name, matches), environment)?;
-    if name != VerbName::Config {
+    if !matches!(name, VerbName::Config | VerbName::Completions | VerbName::Man) {
         settings.get(&options::PREFIX)?;
     }
-    Ok(Invocation { name, verb: verb(name, matches, &settings)?, settings })
+    Ok(Invocation { verb: verb(name, matches, &settings)?, settings })
 }
 
 fn flags(verb: VerbName, matches: &ArgMatches) -> Flags {
@@ -372,8 +436,10 @@ fn verb(name: VerbName, matches: &ArgMatches, settings: &Settings) -> Result<Ver
         VerbName::WalVerify => Verb::WalVerify,
         VerbName::Status => Verb::Status { pgdata: optional(matches, help::PGDATA, PathBuf::read)? },
         VerbName::Exporter => Verb::Exporter { pgdata: optional(matches, help::PGDATA, PathBuf::read)? },
-        VerbName::Doctor => Verb::Doctor,
-        VerbName::Config => Verb::Config,
+        VerbName::Doctor => Verb::Doctor { pgdata: optional(matches, help::PGDATA, PathBuf::read)? },
+        VerbName::Config => Verb::Config { example: settings.get(&options::EXAMPLE)? },
+        VerbName::Completions => Verb::Completions { shell: required(matches, help::SHELL, pages::shell)? },
+        VerbName::Man => Verb::Man { directory: required(matches, help::DIR, PathBuf::read)? },
     })
 }
 
@@ -510,8 +576,12 @@ mod tests {
             ("wal-show --json".to_owned(), Verb::WalShow),
             ("wal-verify --deep --workers 4".to_owned(), Verb::WalVerify),
             ("status --json".to_owned(), Verb::Status { pgdata: None }),
-            ("doctor --json".to_owned(), Verb::Doctor),
-            ("config".to_owned(), Verb::Config),
+            ("doctor --json".to_owned(), Verb::Doctor { pgdata: None }),
+            ("doctor /pg".to_owned(), Verb::Doctor { pgdata: Some("/pg".into()) }),
+            ("config".to_owned(), Verb::Config { example: false }),
+            ("config --example".to_owned(), Verb::Config { example: true }),
+            ("completions zsh".to_owned(), Verb::Completions { shell: Shell::Zsh }),
+            ("man /usr/share/man/man1".to_owned(), Verb::Man { directory: "/usr/share/man/man1".into() }),
         ] {
             assert_eq!(run(&line).unwrap().verb, verb, "{line}");
         }
@@ -558,6 +628,8 @@ mod tests {
             for verb in VerbName::ALL {
                 let operands: &[&str] = match verb {
                     VerbName::WalPush | VerbName::WalBackfill | VerbName::BackupFetch | VerbName::Daemon => &["x"],
+                    VerbName::Completions => &["bash"],
+                    VerbName::Man => &["x"],
                     VerbName::WalFetch => &["00000002.history", "x"],
                     VerbName::BackupShow | VerbName::BackupMark => &["LATEST"],
                     VerbName::BackupCat => &["LATEST", "x"],

@@ -19,6 +19,7 @@ pub(super) const BACKUP: &str = "BACKUP";
 pub(super) const FILE: &str = "FILE";
 pub(super) const WHAT: &str = "WHAT";
 pub(super) const OBJECT: &str = "OBJECT";
+pub(super) const SHELL: &str = "SHELL";
 
 /// The operands of a verb, in their order.
 pub(super) fn positionals(verb: VerbName) -> &'static [Positional] {
@@ -72,7 +73,16 @@ pub(super) fn positionals(verb: VerbName) -> &'static [Positional] {
             required: false,
             doc: "The data directory of the cluster that is meant, if it lies on this machine",
         }],
-        VerbName::BackupList | VerbName::WalShow | VerbName::WalVerify | VerbName::Doctor | VerbName::Config => &[],
+        VerbName::Doctor => &[Positional {
+            name: PGDATA,
+            required: false,
+            doc: "The data directory; unless given, the one that the server names",
+        }],
+        VerbName::Completions => &[Positional { name: SHELL, required: true, doc: "bash, zsh or fish" }],
+        VerbName::Man => {
+            &[Positional { name: DIR, required: true, doc: "The directory to write them into; it must exist" }]
+        }
+        VerbName::BackupList | VerbName::WalShow | VerbName::WalVerify | VerbName::Config => &[],
     }
 }
 
@@ -96,8 +106,12 @@ pub(super) fn summary(verb: VerbName) -> &'static str {
             "Show how archiving stands: what waits or fails, the last backup, where a recovery can stop"
         }
         VerbName::Exporter => "Serve how archiving stands as metrics, for Prometheus",
-        VerbName::Doctor => "Find out who we are to the store, and what may be done there",
+        VerbName::Doctor => {
+            "Find out whether all is set up: the store, the server and this host, and what to do where it is not"
+        }
         VerbName::Config => "Show all settings, and where each of them comes from",
+        VerbName::Completions => "Print what a shell completes walden's commands by",
+        VerbName::Man => "Write the man pages",
     }
 }
 
@@ -269,14 +283,37 @@ With metrics-dir set it serves what the other verbs leave there, too."
 As the user who runs archive_command or restore_command, with the same settings:
   sudo -u postgres walden --envdir /etc/walden.d doctor
 
-It stores, reads and deletes a small object, walden-doctor.txt, as far as it may. What is not
-allowed is told, and is no failure: a primary needs s3:PutObject alone, a standby s3:GetObject
-and s3:ListBucket."
+Where no server runs, its files and this host:
+  sudo -u postgres walden --envdir /etc/walden.d doctor /var/lib/postgresql/15/main
+
+It stores, reads and deletes a small object, walden-doctor.txt, as far as it may, and connects to the
+server as backup-push does. It runs neither archive_command nor restore_command, but reads them. What is
+not allowed in the store is told, and is no failure: a primary needs s3:PutObject alone, a standby
+s3:GetObject and s3:ListBucket. What could not be seen is told as unseen. It takes less than 10 seconds."
         }
         VerbName::Config => {
             "\
 What archive_command would use:
-  sudo -u postgres walden --envdir /etc/walden.d config"
+  sudo -u postgres walden --envdir /etc/walden.d config
+
+A configuration file to begin with:
+  walden config --example >/etc/walden.toml"
+        }
+        VerbName::Completions => {
+            "\
+For everybody on this machine:
+  walden completions bash >/usr/share/bash-completion/completions/walden
+  walden completions zsh >/usr/share/zsh/vendor-completions/_walden
+  walden completions fish >/usr/share/fish/vendor_completions.d/walden.fish"
+        }
+        VerbName::Man => {
+            "\
+For everybody on this machine; then man walden, and man walden-backup-push:
+  walden man /usr/local/share/man/man1
+
+Without installing them:
+  walden man /tmp
+  man -l /tmp/walden-doctor.1"
         }
     }
 }

@@ -5,9 +5,11 @@ use std::io::{ErrorKind, Write};
 use serde_json::json;
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::{self, format::JsonFields};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::lines::{Lines, Prefix, Repetition};
 use crate::config::value::{LogFormat, LogLevel};
 use crate::error::Error;
 
@@ -30,13 +32,14 @@ pub(super) fn tell(text: &str) {
 }
 
 /// Tells an error in PostgreSQL's form, or as a line of JSON.
-pub(super) fn error(error: &Error, format: LogFormat) {
+pub(super) fn error(error: &Error, format: LogFormat, prefix: Prefix) {
+    let priority = prefix.of(Level::ERROR);
     let text = match format {
         LogFormat::Text => {
-            let mut text = format!("ERROR:  {}\n", error.what());
+            let mut text = format!("{priority}ERROR:  {}\n", error.what());
             for (label, part) in [("DETAIL", error.cause()), ("HINT", error.advice())] {
                 if let Some(part) = part {
-                    text.push_str(&format!("{label}:  {part}\n"));
+                    text.push_str(&format!("{priority}{label}:  {part}\n"));
                 }
             }
             text
@@ -50,15 +53,16 @@ pub(super) fn error(error: &Error, format: LogFormat) {
                 "detail": error.cause(),
                 "hint": error.advice(),
             });
-            format!("{line}\n")
+            format!("{priority}{line}\n")
         }
     };
     // Nobody is left to be told of a closed standard error.
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
-/// Begins to write log lines to standard error: our own, not those of the libraries below.
-pub(super) fn start_log(level: LogLevel, format: LogFormat) {
+/// Begins to write log lines to standard error: our own, not those of the libraries below. What repeats too often is only
+/// counted, as the answer tells.
+pub(super) fn start_log(level: LogLevel, format: LogFormat, prefix: Prefix) -> Repetition {
     let level = match level {
         LogLevel::Error => Level::ERROR,
         LogLevel::Warn => Level::WARN,
@@ -66,12 +70,23 @@ pub(super) fn start_log(level: LogLevel, format: LogFormat) {
         LogLevel::Debug => Level::DEBUG,
     };
     let registry = tracing_subscriber::registry().with(Targets::new().with_target("walden", level));
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
     // It would tell of a closed standard error on standard error, and panic.
-    let lines = lines.log_internal_errors(false);
+    let layer =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).log_internal_errors(false);
+    let repetition = Repetition::new();
+    let form = fmt::format().with_target(false);
     // Refused only if a log has been started before, which then goes on.
     let _ = match format {
-        LogFormat::Text => registry.with(lines.with_ansi(false).without_time()).try_init(),
-        LogFormat::Json => registry.with(lines.json()).try_init(),
+        LogFormat::Text => {
+            let form = form.with_ansi(false).without_time();
+            registry.with(layer.event_format(Lines { form, prefix, repetition: repetition.clone() })).try_init()
+        }
+        LogFormat::Json => {
+            // The same keys as those of an error.
+            let form = form.json().flatten_event(true);
+            let layer = layer.fmt_fields(JsonFields::new());
+            registry.with(layer.event_format(Lines { form, prefix, repetition: repetition.clone() })).try_init()
+        }
     };
+    repetition
 }

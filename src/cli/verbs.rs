@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::arguments::{Deletion, Invocation, Verb};
 use super::opening::{archive, level, wal_archive};
-use super::{backups, config, deleting, doctor, looking, message, resident, restoring, retaining, wal, watching};
+use super::{backups, config, deleting, doctor, looking, message, pages, resident, restoring, retaining, wal, watching};
 use crate::archive::Archive;
 use crate::backup::delete::{self, expire, expiry};
 use crate::backup::manifest::Backup;
@@ -19,6 +19,7 @@ use crate::backup::remote as remote_push;
 use crate::backup::{cat, catalogue, mark};
 use crate::config::Settings;
 use crate::config::options;
+use crate::config::reference;
 use crate::config::sources::Environment;
 use crate::config::target::Selection;
 use crate::doctor as diagnosis;
@@ -192,13 +193,23 @@ pub(super) fn run(Invocation { verb, settings, .. }: Invocation, environment: &E
         }),
         Verb::Status { pgdata } => return on_all_threads(watching::status(pgdata, &settings, environment)),
         Verb::Exporter { pgdata } => on_all_threads(watching::export(pgdata, &settings, environment)),
-        Verb::Doctor => on_one_thread(async {
-            let findings = diagnosis::examine(&wal_archive(&settings).await?).await;
+        Verb::Doctor { pgdata } => on_one_thread(async {
+            let case = doctor::case(pgdata, &settings, environment)?;
+            let report = diagnosis::examine(case, wal_archive(&settings)).await;
             let json = settings.get(&options::JSON)?;
-            message::print(&if json { doctor::json(&findings) } else { doctor::text(&findings) });
-            diagnosis::judge(&findings)
+            message::print(&if json { doctor::json(&report) } else { doctor::text(&report) });
+            diagnosis::judge(&report)
         }),
-        Verb::Config => {
+        Verb::Config { example: true } => {
+            message::print(&reference::example());
+            Ok(())
+        }
+        Verb::Completions { shell } => {
+            message::print(&pages::completions(shell));
+            Ok(())
+        }
+        Verb::Man { directory } => write_pages(&directory),
+        Verb::Config { example: false } => {
             let json = settings.get(&options::JSON)?;
             message::print(&if json {
                 config::json(&settings, environment)
@@ -284,6 +295,14 @@ fn start_prefetcher() {
     if let Err(error) = start() {
         tracing::info!("nothing is fetched ahead: {error}");
     }
+}
+
+fn write_pages(directory: &Path) -> Result<()> {
+    for (name, text) in pages::manual()? {
+        let path = directory.join(name);
+        std::fs::write(&path, text).during(|| format!("could not write \"{}\"", path.display()))?;
+    }
+    Ok(())
 }
 
 /// The backup that is named.

@@ -93,6 +93,7 @@ pub static TABLE: &[&Row] = &[
     &retention::EVEN_THE_LAST.row,
     &CONFIRM.row,
     &watching::CHECK.row,
+    &EXAMPLE.row,
     &restoring::TARGET_TIME.row,
     &restoring::TARGET_LSN.row,
     &restoring::TARGET_XID.row,
@@ -331,7 +332,7 @@ pub static PREFETCH: Setting<u64> = Setting::new(Row {
 /// Where one process leaves word for the next.
 pub static SPOOL_DIR: Setting<PathBuf> = Setting::new(Row {
     name: "spool-dir",
-    verbs: &[WalPush, WalFetch, Daemon, Status, Exporter],
+    verbs: &[WalPush, WalFetch, Daemon, Status, Exporter, Doctor],
     value: Some("DIR"),
     example: Some("/var/spool/walden/main"),
     doc: "Where it is noted what was archived ahead, and where fetched WAL waits, for one cluster; unless given, \
@@ -581,6 +582,15 @@ pub static CONFIRM: Setting<bool> = Setting::new(Row {
     verbs: &[Delete],
     default: Some("false"),
     doc: "Delete; without it what would be deleted is only shown",
+    ..Row::ARGUMENT
+});
+
+/// Print a configuration file.
+pub static EXAMPLE: Setting<bool> = Setting::new(Row {
+    name: "example",
+    verbs: &[Config],
+    default: Some("false"),
+    doc: "Print a configuration file instead, with every setting in a comment",
     ..Row::ARGUMENT
 });
 

@@ -21,22 +21,49 @@ pub fn markdown() -> String {
         String::from("On the command line only: they belong to one invocation."),
         arguments(),
         String::from("## A configuration file"),
-        format!("Every setting, with its default or an example:\n\n```toml\n{}```", example()),
+        format!("`walden config --example` prints it:\n\n```toml\n{}```", example()),
         String::from(FOREIGN),
     ];
     format!("{}\n", sections.join("\n\n"))
 }
 
-/// A configuration file with every setting, all but the first commented out.
+/// A configuration file with every setting, all but the first commented out. Each is there with its default, or where it
+/// has none with an example.
 pub fn example() -> String {
     let settings = rows(|row| row.role == Role::Setting);
     let lines = settings.iter().enumerate().map(|(index, row)| {
         let text = row.default.or(row.example).unwrap_or_default();
         let value = if text.bytes().all(|b| b.is_ascii_digit()) { text.to_owned() } else { format!("\"{text}\"") };
         let mark = if index == 0 { "" } else { "#" };
-        format!("# {}.\n{mark}{} = {value}\n", row.doc, row.name)
+        let range = row.range().map_or(String::new(), |range| format!(": {range}"));
+        let kind = if row.default.is_some() { "Default" } else { "An example" };
+        let comment = format!("{}{range}. {kind}:", row.doc);
+        format!("{}{mark}{} = {value}\n", commented(&comment), row.name)
     });
-    lines.collect::<Vec<String>>().join("\n")
+    let head = commented(
+        "A configuration file for Walden: name it with --config or WALDEN_CONFIG. A flag, and the \
+                          variable that bears a setting's name, win over it. Secrets do not belong here.",
+    );
+    format!("{head}\n{}", lines.collect::<Vec<String>>().join("\n"))
+}
+
+/// The width of the example's comments in columns.
+const COMMENT: usize = 100;
+
+/// As lines of a comment.
+fn commented(text: &str) -> String {
+    let mut lines = String::new();
+    let mut line = String::from("#");
+    for word in text.split_whitespace() {
+        if line.len() + 1 + word.len() > COMMENT {
+            lines.push_str(&line);
+            lines.push('\n');
+            line = String::from("#");
+        }
+        line.push(' ');
+        line.push_str(word);
+    }
+    format!("{lines}{line}\n")
 }
 
 const INTRODUCTION: &str = "\
@@ -58,7 +85,8 @@ An empty variable counts as unset. Values are checked before any work begins. An
 unknown key in the file are errors, so that a slip of the pen cannot go unnoticed. A variable or a key that the verb at
 hand has no use for is fine: one environment serves all verbs.
 
-`walden config` prints every setting, its value, and where that comes from.
+`walden config` prints every setting, its value, and where that comes from; `walden config --example` prints a file to
+begin with.
 
 A size is a whole number with `KiB`, `MiB` or `GiB`, or of bytes; a duration is a number with `ms`, `s`, `m`, `h` or `d`,
 or several of them (`1h30m`). A setting that can be given several times is a flag for each value, several values with

@@ -49,16 +49,20 @@ pub enum VerbName {
     Doctor,
     /// `config`.
     Config,
+    /// `completions`.
+    Completions,
+    /// `man`.
+    Man,
 }
 
 use VerbName::{
-    BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Config, Daemon, Delete, Doctor, Exporter,
-    Status, WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
+    BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Completions, Config, Daemon, Delete, Doctor,
+    Exporter, Man, Status, WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
 };
 
 impl VerbName {
     /// Every verb, in the order in which help lists them.
-    pub const ALL: [VerbName; 17] = [
+    pub const ALL: [VerbName; 19] = [
         WalPush,
         WalFetch,
         WalBackfill,
@@ -76,6 +80,8 @@ impl VerbName {
         Exporter,
         Doctor,
         Config,
+        Completions,
+        Man,
     ];
 
     /// As it is typed.
@@ -98,6 +104,8 @@ impl VerbName {
             Exporter => "exporter",
             Doctor => "doctor",
             Config => "config",
+            Completions => "completions",
+            Man => "man",
         }
     }
 
@@ -219,9 +227,14 @@ impl Row {
         self.verbs.len() == VerbName::ALL.len()
     }
 
+    /// The words that are its legal values, where they are few.
+    pub fn words(&self) -> Vec<&'static str> {
+        (self.grammar.words)()
+    }
+
     /// Which values are legal, in words, as far as that can be said shortly.
     pub fn range(&self) -> Option<String> {
-        let words = (self.grammar.words)();
+        let words = self.words();
         match self.bounds {
             Some([least, greatest]) => Some(format!("{least} to {greatest}")),
             None if self.value.is_some() && !words.is_empty() => Some(list(&words, "or")),

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::{Answer, Order, TAKEN_WITHIN, is_ours, read, socket, write};
 use crate::archive::Archive;
 use crate::error::{Context, Error, Kind, Result};
+use crate::observe::repeats::REPEATED;
 use crate::wal::push::{self, Request, Underway};
 use crate::wal::spool::Spool;
 
@@ -66,7 +67,7 @@ where
             _ => match (service.open)().await {
                 Ok(archive) => opened.insert((settings, archive)).1.clone(),
                 Err(error) => {
-                    tracing::warn!("could not open the archive: {error}");
+                    tracing::warn!(target: REPEATED, "could not open the archive: {error}");
                     refuse(stream.get_mut()).await;
                     continue;
                 }

@@ -7,6 +7,7 @@
 mod archiver;
 mod backup;
 mod base_backup;
+mod circumstances;
 mod connect;
 mod failure;
 mod homes;
@@ -32,6 +33,7 @@ use tokio_postgres::types::{FromSql, ToSql};
 pub use self::archiver::{Archiver, ArchivingFailure};
 pub use self::backup::BackupStop;
 pub use self::base_backup::{BaseBackup, Ended, Piece, Transfer};
+pub use self::circumstances::Circumstances;
 pub use self::homes::Homes;
 pub use self::pages::Names;
 pub use self::parameters::Environment;

@@ -65,8 +65,8 @@ impl Store for LocalStore {
         format!("file://{}", self.root.join(key).display())
     }
 
-    async fn examine(&self) -> Vec<Finding> {
-        examine::examine(self).await
+    async fn examine(&self, findings: &mut Vec<Finding>) {
+        examine::examine(self, findings).await
     }
 
     async fn put(&self, key: &str, body: Body, mode: PutMode) -> Result<()> {

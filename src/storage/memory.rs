@@ -16,6 +16,7 @@ use rustix::fs::{Mode, OFlags, Stat};
 use serde::{Deserialize, Serialize};
 
 use crate::durable::{self, Staged};
+use crate::observe::repeats::REPEATED;
 
 /// The longest file that is read or written; credentials with their session token have 1 to 4 KiB.
 const LONGEST: u64 = 64 << 10;
@@ -65,7 +66,7 @@ impl Memory {
             Ok(entry) => Some(entry).filter(|entry| entry.holds_at(now())).map(|entry| entry.value),
             Err(error) => {
                 if error.kind() != ErrorKind::NotFound {
-                    tracing::debug!("could not use the memory \"{}\": {error}", self.directory.display());
+                    tracing::debug!(target: REPEATED, "could not use the memory \"{}\": {error}", self.directory.display());
                 }
                 None
             }
@@ -75,7 +76,7 @@ impl Memory {
     /// Remembers the value for so long, in place of what was remembered under this key before.
     pub fn remember(&self, key: &str, value: &str, for_: Duration) {
         if let Err(error) = self.write(&file_name(key), &Entry::new(value, now(), for_)) {
-            tracing::debug!("could not write to the memory \"{}\": {error}", self.directory.display());
+            tracing::debug!(target: REPEATED, "could not write to the memory \"{}\": {error}", self.directory.display());
         }
     }
 
@@ -86,7 +87,7 @@ impl Memory {
         if let Err(error) =
             removed.or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })
         {
-            tracing::debug!("could not remove from the memory \"{}\": {error}", self.directory.display());
+            tracing::debug!(target: REPEATED, "could not remove from the memory \"{}\": {error}", self.directory.display());
         }
     }
 

@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+use crate::observe::repeats::REPEATED;
 use crate::wal::segment::SegmentSize;
 
 /// How long to go on, and how long to wait in between: exponential back-off with full jitter
@@ -122,7 +123,7 @@ impl Tries {
         self.made += 1;
         match self.policy.pause(self.made, self.began.elapsed(), fastrand::f64(), asked) {
             Some(pause) => {
-                tracing::info!(tries = self.made, pause_ms = pause.as_millis() as u64, "will try again: {error}");
+                tracing::info!(target: REPEATED, tries = self.made, pause_ms = pause.as_millis() as u64, "will try again: {error}");
                 Ok(pause)
             }
             None => {

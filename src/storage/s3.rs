@@ -176,8 +176,8 @@ impl Store for S3Store {
         self.identity.signer()
     }
 
-    async fn examine(&self) -> Vec<Finding> {
-        examine::examine(self).await
+    async fn examine(&self, findings: &mut Vec<Finding>) {
+        examine::examine(self, findings).await
     }
 
     async fn put(&self, key: &str, body: Body, mode: PutMode) -> Result<()> {

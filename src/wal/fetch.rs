@@ -110,7 +110,7 @@ pub async fn fetch(archive: &Archive, job: &Job) -> Result<()> {
     let staged = match receive::receive(archive, system_id, *file, job.control.as_ref(), staged).await {
         Err(error) if error.kind() == Kind::NotFound => {
             archive.prove(system_id).await.during(what)?;
-            return Err(error.during(what()));
+            return Err(error.during(format!("\"{file}\" is not in the archive")));
         }
         result => result.during(what)?,
     };

@@ -37,6 +37,11 @@ impl Spool {
         Spool { directory: chosen.unwrap_or_else(beside) }
     }
 
+    /// Where it lies, whether or not it has been made.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Where files that were fetched ahead lie.
     pub fn fetched(&self) -> PathBuf {
         self.directory.join("fetched")

@@ -389,9 +389,7 @@ mod tests {
             key.to_owned()
         }
 
-        async fn examine(&self) -> Vec<Finding> {
-            Vec::new()
-        }
+        async fn examine(&self, _: &mut Vec<Finding>) {}
 
         async fn put(&self, _: &str, _: Body, _: PutMode) -> Result<()> {
             Err(Error::new(Kind::Bug, "nothing is put"))

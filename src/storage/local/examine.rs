@@ -1,18 +1,15 @@
 //! What this user may do with a directory.
 
-use std::path::Path;
-
 use indicatif::BinaryBytes;
 
 use super::LocalStore;
 use crate::error::{Kind, Result};
 use crate::layout::Key;
-use crate::storage::examination::{Finding, probe, read_probe};
+use crate::storage::examination::{Finding, free_space, probe, read_probe};
 use crate::storage::{PutMode, Store};
 
-pub(super) async fn examine(store: &LocalStore) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    if let Some(free) = free(&store.root) {
+pub(super) async fn examine(store: &LocalStore, findings: &mut Vec<Finding>) {
+    if let Some(free) = free_space(&store.root) {
         findings.push(Finding::good("free space", BinaryBytes(free).to_string()));
     }
     findings.push(right("list", store.list(&Default::default()).await.map(drop), "restore or verify anything"));
@@ -28,17 +25,9 @@ pub(super) async fn examine(store: &LocalStore) -> Vec<Finding> {
         findings.push(right("get", read_probe(store).await, "restore"));
         findings.push(right("delete", store.delete(&[key]).await, "remove what is no longer needed"));
     }
-    findings
 }
 
 fn right(check: &'static str, outcome: Result<()>, cannot: &str) -> Finding {
     let hint = "Give this user the right on the directory, if it is to do that: chown or chmod.";
     Finding::right(check, outcome, &format!("this user cannot {cannot}"), hint)
-}
-
-/// Bytes that this user may still write, on the file system of the directory or of the nearest one above that exists.
-fn free(directory: &Path) -> Option<u64> {
-    let there = directory.ancestors().find(|path| path.exists())?;
-    let stat = rustix::fs::statvfs(there).ok()?;
-    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }

@@ -20,47 +20,49 @@ use super::identity::trace::Hop;
 use crate::error::{Error, Kind, Result};
 use crate::layout::Key;
 use crate::storage::Store;
-use crate::storage::examination::{Finding, Outcome, probe, read_probe};
+use crate::storage::examination::{Finding, Outcome, clock, probe, read_probe};
 use crate::storage::retry::Policy;
 
 /// How long one question may take: the whole examination is to end within seconds.
-const PATIENCE: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// How long the way to the identity is looked at. The store is asked even if its token service does not answer.
+const FOR_IDENTITY: Duration = Duration::from_millis(2500);
 
 /// S3 refuses a request that is further off than this ("RequestTimeTooSkewed"; Amazon S3 API Reference, "Error responses").
 const GREATEST_SKEW: SignedDuration = SignedDuration::from_mins(15);
 
-/// From here on it is worth a word.
-const NOTABLE_SKEW: SignedDuration = SignedDuration::from_secs(60);
-
 /// Looks at everything, in an order in which each finding explains the next; stops where the rest could only fail for the
 /// same reason.
-pub(super) async fn examine(store: &S3Store) -> Vec<Finding> {
+pub(super) async fn examine(store: &S3Store, findings: &mut Vec<Finding>) {
     let store = S3Store { policy: Policy::once(PATIENCE), ..store.clone() };
-    let mut findings = Vec::new();
-    let (hops, failed) = store.identity.trace().await;
+    let (hops, failed) = tokio::time::timeout(FOR_IDENTITY, store.identity.trace()).await.unwrap_or_else(|_| {
+        findings.push(silent_service());
+        (Vec::new(), None)
+    });
     findings.extend(hops.iter().map(|hop| identity(hop, is_amazon(&store.endpoint))));
     if let Some(error) = failed {
         findings.push(Finding::bad("identity", super::failure::unidentified(&error, "find out who we are")));
-        return findings;
+        return;
     }
     let (list, witness) = list(&store).await;
     let lists = list.is_ok();
     let Some(seen) = witness.seen() else {
         let unheard = || Error::new(Kind::Bug, "the store was not heard");
         findings.push(Finding::bad("store", list.err().unwrap_or_else(unheard)));
-        return findings;
+        return;
     };
     findings.push(reached(&store, &seen));
-    let clock = seen.date.map(|date| clock(date, seen.at));
+    let clock = seen.date.map(|date| clock(date, seen.at, "the store's", Some(GREATEST_SKEW)));
     let wrong_clock = clock.as_ref().is_some_and(|finding| matches!(finding.outcome, Outcome::Bad(_)));
     findings.extend(clock);
     match list {
         // A missing bucket, a wrong region, a wrong signature: nothing else can go well.
         Err(error) if !is_right(&error) => {
             findings.push(Finding::bad("bucket", error));
-            return findings;
+            return;
         }
-        _ if wrong_clock => return findings,
+        _ if wrong_clock => return,
         list => {
             let without = "WAL that is not there cannot be told from WAL that may not be read";
             findings.push(right("list", list, "s3:ListBucket", without));
@@ -72,7 +74,14 @@ pub(super) async fn examine(store: &S3Store) -> Vec<Finding> {
     if wrote {
         findings.push(deleting(&store).await);
     }
-    findings
+}
+
+fn silent_service() -> Finding {
+    Finding::unseen(
+        "identity",
+        format!("who we are was not told within {} s", FOR_IDENTITY.as_secs_f32()),
+        "Check AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_STS, AWS_REGION and the network.",
+    )
 }
 
 /// One hop. Stores of one's own seldom have a token service to say whose a key is, Amazon always has.
@@ -112,23 +121,6 @@ fn reached(store: &S3Store, seen: &Seen) -> Finding {
     };
     let milliseconds = seen.took.as_millis();
     Finding::good("store", format!("{} answers in {milliseconds} ms{region}", store.endpoint))
-}
-
-fn clock(theirs: Timestamp, ours: Timestamp) -> Finding {
-    let off = ours.duration_since(theirs);
-    let words = match off.abs() < SignedDuration::from_secs(2) {
-        true => "agrees with the store's".to_owned(),
-        false if off.is_negative() => format!("{} s behind the store's", off.abs().as_secs()),
-        false => format!("{} s ahead of the store's", off.as_secs()),
-    };
-    let hint = "Set this machine's clock, and keep it set: timedatectl set-ntp true.";
-    match off.abs() {
-        skew if skew >= GREATEST_SKEW => {
-            Finding::bad("clock", Error::new(Kind::Config, format!("this machine's clock is {words}")).hint(hint))
-        }
-        skew if skew >= NOTABLE_SKEW => Finding::limited("clock", words, hint),
-        _ => Finding::good("clock", words),
-    }
 }
 
 /// Whether an action was allowed.
@@ -250,19 +242,4 @@ async fn deleting(store: &S3Store) -> Finding {
     let outcome = store.delete(&[Key::Doctor.to_string()]).await;
     let without = "this identity cannot remove what is no longer needed, nor the probe that was just stored";
     right("delete", outcome, "s3:DeleteObject", without)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn clocks_are_compared_with_what_s3_allows() {
-        let ours = Timestamp::from_second(1_000_000).unwrap();
-        let verdict = |seconds: i64| clock(ours - SignedDuration::from_secs(seconds), ours).outcome;
-        assert!(matches!(verdict(1), Outcome::Good(words) if words.starts_with("agrees")));
-        assert!(matches!(verdict(-20), Outcome::Good(words) if words == "20 s behind the store's"));
-        assert!(matches!(verdict(61), Outcome::Limited(words, _) if words == "61 s ahead of the store's"));
-        assert!(matches!(verdict(-900), Outcome::Bad(_)));
-    }
 }

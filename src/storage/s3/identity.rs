@@ -31,6 +31,7 @@ use super::connect::Options;
 use super::environment::variable;
 use super::http::Http;
 use crate::config::role::AssumedRole;
+use crate::observe::repeats::REPEATED;
 use crate::storage::Signer;
 use crate::storage::memory::Memory;
 
@@ -104,7 +105,7 @@ impl Identity {
             return Ok(kept.taken.credentials.clone());
         }
         if let Some((since, refusal)) = state.refused.as_ref().filter(|(since, _)| since.elapsed() < REFUSED_FOR) {
-            tracing::debug!("not asked again, {} ms after it was refused", since.elapsed().as_millis());
+            tracing::debug!(target: REPEATED, "not asked again, {} ms after it was refused", since.elapsed().as_millis());
             return Err(CredentialsError::provider_error(refusal.clone()));
         }
         let error = match self.find(state.kept.is_none()).await {
@@ -116,7 +117,7 @@ impl Identity {
             && let Some(left) = old.taken.credentials.expiry().and_then(|end| end.duration_since(now).ok())
             && left > LAST_MOMENT
         {
-            tracing::warn!("could not renew the session, which is still good for a while: {}", causes(&error));
+            tracing::warn!(target: REPEATED, "could not renew the session, which is still good for a while: {}", causes(&error));
             old.renew = Some(now + RENEWAL_PAUSE.min(left / 2));
             return Ok(old.taken.credentials.clone());
         }

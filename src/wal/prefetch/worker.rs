@@ -12,6 +12,7 @@ use super::{Ahead, PART};
 use crate::archive::Archive;
 use crate::durable::Staged;
 use crate::error::{Context, Recovery, Result};
+use crate::observe::repeats::REPEATED;
 use crate::postgres::datadir;
 use crate::wal::receive;
 use crate::wal::segment::{SegmentName, WalFile};
@@ -239,7 +240,7 @@ impl State {
                 self.not_there = self.not_there.filter(|(first, _)| *first != number);
             }
             Err(error) => {
-                tracing::debug!("did not fetch ahead: {error}");
+                tracing::debug!(target: REPEATED, "did not fetch ahead: {error}");
                 let first = self.not_there.map_or(number, |(first, _)| first.min(number));
                 self.not_there = Some((first, false));
             }
