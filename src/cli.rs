@@ -132,11 +132,11 @@ fn act(
 }
 
 /// Says when a verb begins and when it ends, with the same fields.
-fn logged(verb: VerbName, object: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+fn logged<T>(verb: VerbName, object: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let (verb, began) = (verb.as_str(), Instant::now());
     tracing::info!(verb, object, "begins");
     let outcome = work();
-    let told = outcome.as_ref().map_or_else(|error| format!("{:?}", error.kind()), |()| String::from("done"));
+    let told = outcome.as_ref().map_or_else(|error| format!("{:?}", error.kind()), |_| String::from("done"));
     tracing::info!(verb, object, outcome = told, ms = began.elapsed().as_millis() as u64, "ends");
     outcome
 }

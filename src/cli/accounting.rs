@@ -25,13 +25,14 @@ pub(super) struct Run {
 impl Run {
     /// `None` if nobody wants metrics of it: no directory is set, the verb looks at no archive, or it is the process that
     /// fetches ahead, which serves no call of its own.
-    pub fn begin(Invocation { name, settings, .. }: &Invocation) -> Result<Option<Run>> {
+    pub fn begin(Invocation { verb, settings }: &Invocation) -> Result<Option<Run>> {
         let directory = settings.find(&watching::METRICS_DIR)?;
-        let counted = *name != VerbName::Config && !settings.get(&options::AHEAD)?;
+        let verb = verb.name();
+        let counted = verb != VerbName::Config && !settings.get(&options::AHEAD)?;
         let (Some(directory), Some(archive), true) = (directory, settings.find(&options::PREFIX)?, counted) else {
             return Ok(None);
         };
-        Ok(Some(Run { directory, archive: archive.to_string(), verb: *name, began: Instant::now() }))
+        Ok(Some(Run { directory, archive: archive.to_string(), verb, began: Instant::now() }))
     }
 
     /// It has come to its end.

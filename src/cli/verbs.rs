@@ -34,7 +34,7 @@ use crate::wal::spool::Spool;
 use crate::wal::{backfill, fetch, prefetch, push, show, verify};
 
 /// Does it, and returns the exit code of a success.
-pub(super) fn run(Invocation { verb, settings, .. }: Invocation, environment: &Environment) -> Result<u8> {
+pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Environment) -> Result<u8> {
     let done = match verb {
         Verb::WalPush { path } => wal_push(path, &settings, environment),
         Verb::WalFetch { name, path, ahead } => wal_fetch(name, path, ahead, &settings),
