@@ -527,3 +527,16 @@ fn a_standby_follows_the_archive_while_its_primary_is_away_and_streams_when_it_i
         assert!(standby.is_in_recovery());
     });
 }
+
+#[test]
+fn what_a_restore_was_told_by_flags_is_in_a_command_that_the_server_can_run() {
+    for postgres in Postgres::each() {
+        let place = Place::directory();
+        let primary = Cluster::primary(&postgres, &place);
+        primary.sql("CREATE TABLE kept AS SELECT 1 AS one");
+        back_up(&primary);
+        let system = primary.value("SELECT system_identifier FROM pg_control_system()");
+        let copy = restored(&postgres, &place, &["--system-id", &system]);
+        assert_eq!(recovered(copy).value("SELECT one FROM kept"), "1");
+    }
+}

@@ -29,7 +29,7 @@ impl StreamDecoder {
         Ok(StreamDecoder { decoder, input: Bytes::new(), buffer: vec![0; AT_ONCE], more: false, ended: false })
     }
 
-    /// Takes more bytes. Those before must have been used up: [`StreamDecoder::next`] has returned `None`.
+    /// Takes more bytes. Those before must have been used up: [`StreamDecoder::take`] has returned `None`.
     pub fn push(&mut self, bytes: Bytes) {
         debug_assert!(self.input.is_empty());
         self.input = bytes;
@@ -39,7 +39,7 @@ impl StreamDecoder {
     ///
     /// # Errors
     /// [`Kind::Corrupt`] if this is not zstd, or has a larger window.
-    pub fn next(&mut self) -> Result<Option<Bytes>> {
+    pub fn take(&mut self) -> Result<Option<Bytes>> {
         while self.more || !self.input.is_empty() {
             let done = self.decoder.run_on_buffers(&self.input, &mut self.buffer).map_err(damaged)?;
             self.input.advance(done.bytes_read);
@@ -77,7 +77,7 @@ mod tests {
         let (mut decoder, mut plain) = (StreamDecoder::new()?, Vec::new());
         for piece in stored.chunks(piece) {
             decoder.push(Bytes::copy_from_slice(piece));
-            while let Some(bytes) = decoder.next()? {
+            while let Some(bytes) = decoder.take()? {
                 assert!(bytes.len() <= AT_ONCE);
                 plain.extend_from_slice(&bytes);
             }

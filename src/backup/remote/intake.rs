@@ -92,7 +92,7 @@ impl Intake<'_> {
     async fn feed(&self, archive: &mut Archive<'_>, bytes: Bytes, taken: &mut Taken) -> Result<()> {
         let Some(decoder) = &mut archive.decoder else { return self.unpack(archive, bytes, taken).await };
         decoder.push(bytes);
-        while let Some(plain) = archive.decoder.as_mut().map_or(Ok(None), StreamDecoder::next)? {
+        while let Some(plain) = archive.decoder.as_mut().map_or(Ok(None), StreamDecoder::take)? {
             self.unpack(archive, plain, taken).await?;
         }
         Ok(())
