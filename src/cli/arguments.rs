@@ -183,9 +183,7 @@ impl Verb {
             Verb::BackupPush { pgdata, .. }
             | Verb::Status { pgdata }
             | Verb::Exporter { pgdata }
-            | Verb::Doctor { pgdata } => {
-                pgdata.as_ref().map(directory).unwrap_or_default()
-            }
+            | Verb::Doctor { pgdata } => pgdata.as_ref().map(directory).unwrap_or_default(),
             Verb::BackupFetch(fetch) => directory(&fetch.directory),
             Verb::Man { directory: pages } => directory(pages),
             _ => String::new(),

@@ -10,7 +10,9 @@ use jiff::Timestamp;
 
 use super::arguments::{Deletion, Invocation, Verb};
 use super::opening::{archive, level, wal_archive};
-use super::{backups, config, deleting, doctor, looking, message, pages, resident, restoring, retaining, wal, watching};
+use super::{
+    backups, config, deleting, doctor, looking, message, pages, resident, restoring, retaining, wal, watching,
+};
 use crate::archive::Archive;
 use crate::backup::delete::{self, expire, expiry};
 use crate::backup::manifest::Backup;
