@@ -1,5 +1,5 @@
 //! What the documents tell people to type can be typed: each command line of Walden in them is understood by the program,
-//! and each verb, flag and variable that they name exists.
+//! each verb, flag and variable that they name exists, and each link leads somewhere.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -108,8 +108,8 @@ fn words(text: &str) -> Vec<String> {
 fn understood(words: &[String]) -> Result<(), String> {
     let environment = Environment::from_iter([("WALDEN_PREFIX".to_owned(), "s3://bucket/main".to_owned())]);
     let real = |word: &String| match word.as_str() {
-        // What PostgreSQL puts there.
-        "%f" => "000000010000000000000001".to_owned(),
+        // What PostgreSQL, or a shell, puts there.
+        "%f" | "$name" => "000000010000000000000001".to_owned(),
         "$moment" => "2026-11-20 14:03+01".to_owned(),
         word => word.to_owned(),
     };
@@ -154,7 +154,9 @@ fn every_verb_flag_and_variable_that_the_documents_name_exists() {
         for span in spans(&text) {
             let words: Vec<&str> = span.split(' ').collect();
             let (verb, words) = match words.as_slice() {
-                ["walden", verb, rest @ ..] if !verb.starts_with('-') && verb.chars().all(|letter| !letter.is_uppercase()) => {
+                ["walden", verb, rest @ ..]
+                    if !verb.starts_with('-') && verb.chars().all(|letter| !letter.is_uppercase()) =>
+                {
                     match VerbName::parse(verb) {
                         Some(name) => (Some(name), rest),
                         None => {
@@ -214,4 +216,40 @@ fn variables(text: &str) -> Vec<&str> {
         &rest[..rest.find(|letter| !is_name(letter)).unwrap_or(rest.len())]
     });
     names.filter(|name| name.len() > "WALDEN_".len() && !name.ends_with('_')).collect()
+}
+
+#[test]
+fn every_link_in_the_documents_leads_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut documents = documents();
+    documents.retain(|(path, _)| path.extension().is_some_and(|extension| extension == "md"));
+    for entry in fs::read_dir(root.join("docs/decisions")).unwrap() {
+        let path = entry.unwrap().path();
+        documents.push((path.strip_prefix(root).unwrap().to_owned(), fs::read_to_string(&path).unwrap()));
+    }
+    let mut wrong = Vec::new();
+    for (path, text) in &documents {
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link) {
+            if link.contains("://") || link.contains(char::is_whitespace) {
+                continue;
+            }
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let file = if file.is_empty() { root.join(path) } else { root.join(path).parent().unwrap().join(file) };
+            let leads = match fs::read_to_string(&file) {
+                Ok(target) => anchor.is_empty() || target.lines().any(|line| heading(line).as_deref() == Some(anchor)),
+                Err(_) => anchor.is_empty() && file.exists(),
+            };
+            if !leads {
+                wrong.push(format!("{}: {link}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The anchor of a heading, as GitHub and its kin make it.
+fn heading(line: &str) -> Option<String> {
+    let title = line.strip_prefix('#')?.trim_start_matches('#').strip_prefix(' ')?;
+    let letters = title.to_lowercase().replace(' ', "-");
+    Some(letters.chars().filter(|letter| letter.is_alphanumeric() || ['-', '_'].contains(letter)).collect())
 }

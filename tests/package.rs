@@ -21,7 +21,13 @@ fn run(command: &mut Command) -> String {
     command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C.UTF-8");
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}: scripts/need has its name"));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "{command:?}: {}\n{}{}", output.status, text(&output.stdout), text(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}{}",
+        output.status,
+        text(&output.stdout),
+        text(&output.stderr)
+    );
     text(&output.stdout)
 }
 
@@ -96,7 +102,8 @@ fn the_debian_package_is_installed_without_root_and_a_purge_leaves_what_administ
 
 fn has_manual_and_completions(there: &BTreeSet<String>, prefix: &str) {
     let pages = VerbName::ALL.map(|verb| format!("share/man/man1/walden-{verb}.1.gz"));
-    let completions = ["bash-completion/completions/walden", "zsh/vendor-completions/_walden"].map(|file| format!("share/{file}"));
+    let completions =
+        ["bash-completion/completions/walden", "zsh/vendor-completions/_walden"].map(|file| format!("share/{file}"));
     let others = ["share/man/man1/walden.1.gz", "share/fish/vendor_completions.d/walden.fish", "bin/walden"];
     for file in pages.into_iter().chain(completions).chain(others.map(String::from)) {
         assert!(there.contains(&format!("{prefix}{file}")), "{file} is not in {there:#?}");
