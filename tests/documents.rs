@@ -70,7 +70,11 @@ fn calls(line: &str) -> Vec<Vec<String>> {
         let quoted = before.matches('\'').count() % 2 == 1;
         let end = if quoted { after.find('\'').unwrap_or(after.len()) } else { after.len() };
         let words = words(&after[..end]);
-        let is_call = |word: &String| word.starts_with('-') || VerbName::parse(word).is_some();
+        // A verb, one that is misspelt, or a flag before it; anything else is a sentence about Walden.
+        let is_verb = |letter: char| letter.is_ascii_lowercase() || letter == '-';
+        let is_call = |word: &String| {
+            VerbName::parse(word).is_some() || word.starts_with("--") || word.contains('-') && word.chars().all(is_verb)
+        };
         if words.first().is_some_and(is_call) {
             calls.push(words);
         }
@@ -106,7 +110,9 @@ fn words(text: &str) -> Vec<String> {
 
 /// Has the program understand a command; what is wrong with it otherwise.
 fn understood(words: &[String]) -> Result<(), String> {
-    let environment = Environment::from_iter([("WALDEN_PREFIX".to_owned(), "s3://bucket/main".to_owned())]);
+    // Without a rule of retention, delete policy is refused.
+    let set = [("WALDEN_PREFIX", "s3://bucket/main"), ("WALDEN_RETAIN", "7")];
+    let environment = set.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect();
     let real = |word: &String| match word.as_str() {
         // What PostgreSQL, or a shell, puts there.
         "%f" | "$name" => "000000010000000000000001".to_owned(),

@@ -80,6 +80,8 @@ fn the_debian_package_is_installed_without_root_and_a_purge_leaves_what_administ
     let version = run(Command::new(root.path().join("usr/bin/walden")).arg("--version"));
     assert_eq!(version, format!("walden {}\n", env!("CARGO_PKG_VERSION")));
     let example = root.path().join("etc/walden/walden.toml");
+    let lines = fs::read_to_string(&example).unwrap();
+    assert!(lines.lines().all(|line| line.is_empty() || line.starts_with('#')), "{lines}");
     run(Command::new(root.path().join("usr/bin/walden")).arg("config").arg("--config").arg(example));
 
     let written = |path: &str| {
