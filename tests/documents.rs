@@ -150,7 +150,7 @@ fn every_command_in_the_documents_is_understood_by_the_program() {
 }
 
 /// Flags of other programs that the documents name.
-const FOREIGN: &[&str] = &["--init", "--enable", "--locked", "--long", "--path"];
+const FOREIGN: &[&str] = &["--collector", "--enable", "--init", "--locked", "--long", "--path"];
 
 #[test]
 fn every_verb_flag_and_variable_that_the_documents_name_exists() {
