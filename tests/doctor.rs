@@ -73,9 +73,10 @@ impl Ward {
         }
         for line in lines.lines().filter(|line| line.starts_with("archive_command")) {
             let value = line.split_once('=').unwrap().1.trim().trim_matches('\'').replace("''", "'");
-            let archives = |cluster: &Cluster| cluster.value("SHOW archive_mode") == "off";
+            // Then the server shows no command at all.
+            let off = |cluster: &Cluster| cluster.value("SHOW archive_mode") == "off";
             self.cluster.wait_until("the setting counts", |cluster| {
-                archives(cluster) || cluster.value("SHOW archive_command") == value
+                off(cluster) || cluster.value("SHOW archive_command") == value
             });
         }
     }
@@ -681,27 +682,14 @@ fn a_standby_without_restore_command_is_found_and_the_hint_mends_it() {
     let place = Place::directory();
     let primary = Cluster::primary(postgres, &place);
     back_up(&primary);
-    let standby = restored(postgres, &place, &["--standby"]);
-    // What backup-fetch wrote.
-    let auto = standby.data().join("postgresql.auto.conf");
-    let kept: String = fs::read_to_string(&auto)
-        .unwrap()
-        .lines()
-        .filter(|line| !line.contains("restore_command"))
-        .map(|line| format!("{line}\n"))
-        .collect();
-    fs::write(&auto, kept).unwrap();
-    standby.configure("wal_retrieve_retry_interval = 200ms\nrestore_command = 'true %f %p'\n");
-    let mut standby = standby;
-    standby.configure(&format!("restore_command = '{}'\n", standby.restore_command()));
-    standby = started(standby);
-    standby.sql("ALTER SYSTEM SET restore_command = ''");
+    let standby = started(restored(postgres, &place, &["--standby"]));
+    // Takes away what backup-fetch wrote.
+    standby.sql("ALTER SYSTEM RESET restore_command");
     standby.sql("SELECT pg_reload_conf()");
     standby.wait_until("the setting counts", |cluster| cluster.value("SHOW restore_command").is_empty());
     let ill = standby.walden(&["doctor", "--json"]).run().code(3);
     let found = finding(&ill, "restore_command");
     assert!(found["found"].as_str().unwrap().starts_with("this standby gets no WAL"), "{ill}");
-    standby.sql("ALTER SYSTEM RESET restore_command");
     let mut ward = Ward {
         cluster: standby,
         place,

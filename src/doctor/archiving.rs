@@ -101,23 +101,26 @@ fn nothing(case: &Case, seen: &Seen) -> Option<Finding> {
 fn others(case: &Case, seen: &Seen, arrival: &Arrival) -> Finding {
     let check = "archive_command";
     let archiving = &seen.server.archiving;
+    // A library wins over a command; since 16 having both is an error.
+    let hint = match archiving {
+        Archiving::Library(_) => reload(case).replacen("Set ", "Set archive_library = '' and ", 1),
+        _ => reload(case),
+    };
     match arrival {
         Arrival::There(file) => Finding::limited(
             check,
             format!("{archiving}, which is not walden wal-push; {file}, which was archived last, is in the archive"),
-            format!("Nothing, if it calls walden wal-push in the end. {}", reload(case)),
+            format!("Nothing, if it calls walden wal-push in the end. {hint}"),
         ),
         Arrival::Missing(..) | Arrival::Nothing if !seen.server.in_recovery => Finding::bad(
             check,
             Error::new(Kind::Config, "the server's WAL is archived by something else than walden wal-push")
                 .detail(archiving.to_string())
-                .hint(reload(case)),
+                .hint(hint),
         ),
-        _ => Finding::limited(
-            check,
-            format!("{archiving}; whether that calls walden wal-push could not be seen"),
-            reload(case),
-        ),
+        _ => {
+            Finding::limited(check, format!("{archiving}; whether that calls walden wal-push could not be seen"), hint)
+        }
     }
 }
 
