@@ -304,7 +304,8 @@ fn a_backup_that_was_pinned_after_the_plan_and_one_that_cannot_be_deleted_stay_w
     ran.stderr_has("3 objects could not be deleted")
         .stderr_has("backup.json")
         .stdout_has("3 objects could not be deleted");
-    let expected = set(&[&backups[1].keys(), &backups[4].keys(), &[locked_part.clone()], &wal[..1], &wal[19..]]);
+    let expected =
+        set(&[&backups[1].keys(), &backups[4].keys(), std::slice::from_ref(&locked_part), &wal[..1], &wal[19..]]);
     assert_eq!(keys(&place), expected);
     let last: Value = serde_json::from_slice(&place.get(&format!("{SYSTEM}/retention.json")).unwrap()).unwrap();
     assert_eq!((&last["refused"], &last["deleting"]), (&json!(3), &json!([backups[2].id()])));

@@ -283,6 +283,20 @@ pub enum Bare {
 const HANDOVER: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 impl Cluster {
+    /// One of which nothing is known yet.
+    pub fn empty(system_id: SystemId) -> Cluster {
+        Cluster {
+            system_id,
+            backups: Vec::new(),
+            unreadable: Vec::new(),
+            underway: Vec::new(),
+            remains: Vec::new(),
+            size: None,
+            tree: Tree::default(),
+            wal: BTreeMap::new(),
+        }
+    }
+
     /// When anything was first stored of it, as far as that is still there.
     fn began(&self) -> Option<Timestamp> {
         let wal = self.wal.values().filter_map(|stock| stock.stored).map(|(first, _)| first);

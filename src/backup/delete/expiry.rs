@@ -15,7 +15,6 @@ use crate::observe::{Event, Observer};
 use crate::postgres::control::SystemId;
 use crate::wal::segment::SegmentSize;
 use crate::wal::survey;
-use crate::wal::tree::Tree;
 
 /// What is to be deleted, and how it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,19 +89,31 @@ async fn look(
     older_than: Duration,
     observer: &dyn Observer,
 ) -> Result<Cluster> {
+    let mut cluster = backups(archive, system, now, older_than, observer).await?;
+    let outline = survey::outline(archive, system).await?;
+    let open = cluster.unreadable.iter().chain(&cluster.underway).map(|id| id.segment().timeline);
+    let timelines: Vec<_> = cluster.backups.iter().map(|backup| backup.timeline).chain(open).collect();
+    // Timelines with a damaged history are of unknown descent, as are those without one.
+    (cluster.tree, _) = survey::tree(archive, system, &outline, timelines).await?;
+    let size = cluster.size.unwrap_or(SegmentSize::DEFAULT);
+    let wanted = outline.timelines.iter().map(|&timeline| (timeline, survey::all_numbers(size)));
+    let holdings = survey::holdings(archive, system, size, wanted).await?;
+    let stock = |found: survey::Holdings| Stock { segments: found.segments, last: found.last, stored: found.stored };
+    cluster.wal = holdings.into_iter().map(|(timeline, found)| (timeline, stock(found))).collect();
+    Ok(cluster)
+}
+
+/// The backups of a cluster, and nothing of its WAL yet.
+async fn backups(
+    archive: &Archive,
+    system: SystemId,
+    now: Timestamp,
+    older_than: Duration,
+    observer: &dyn Observer,
+) -> Result<Cluster> {
     let begun = interrupted(archive, system, observer).await?;
     let older_than = SignedDuration::try_from(older_than).unwrap_or(SignedDuration::MAX);
-    let mut cluster = Cluster {
-        system_id: system,
-        backups: Vec::new(),
-        unreadable: Vec::new(),
-        underway: Vec::new(),
-        remains: Vec::new(),
-        size: None,
-        tree: Tree::default(),
-        wal: Default::default(),
-    };
-    let mut sizes = BTreeSet::new();
+    let (mut cluster, mut sizes) = (Cluster::empty(system), BTreeSet::new());
     for (id, found) in catalogue::look(archive, system).await? {
         match found {
             Ok(Found::Complete(backup)) => {
@@ -121,16 +132,6 @@ async fn look(
         }
     }
     cluster.size = if sizes.len() == 1 { sizes.first().copied() } else { None };
-    let outline = survey::outline(archive, system).await?;
-    let open = cluster.unreadable.iter().chain(&cluster.underway).map(|id| id.segment().timeline);
-    let timelines: Vec<_> = cluster.backups.iter().map(|backup| backup.timeline).chain(open).collect();
-    // Timelines with a damaged history are of unknown descent, as are those without one.
-    (cluster.tree, _) = survey::tree(archive, system, &outline, timelines).await?;
-    let size = cluster.size.unwrap_or(SegmentSize::DEFAULT);
-    let wanted = outline.timelines.iter().map(|&timeline| (timeline, survey::all_numbers(size)));
-    let holdings = survey::holdings(archive, system, size, wanted).await?;
-    let stock = |found: survey::Holdings| Stock { segments: found.segments, last: found.last, stored: found.stored };
-    cluster.wal = holdings.into_iter().map(|(timeline, found)| (timeline, stock(found))).collect();
     Ok(cluster)
 }
 

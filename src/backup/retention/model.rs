@@ -58,16 +58,8 @@ struct Life {
 
 impl Life {
     fn new(system: u64, clock: i64) -> Life {
-        let cluster = Cluster {
-            system_id: SystemId((((BEGIN + clock) as u64) << 32) | system),
-            backups: Vec::new(),
-            unreadable: Vec::new(),
-            underway: Vec::new(),
-            remains: Vec::new(),
-            size: Some(SIZE),
-            tree: Tree::default(),
-            wal: BTreeMap::new(),
-        };
+        let system = SystemId((((BEGIN + clock) as u64) << 32) | system);
+        let cluster = Cluster { size: Some(SIZE), ..Cluster::empty(system) };
         let now = History::root(Timeline(1));
         Life { cluster, histories: vec![now.clone()], now, lsn: SIZE.bytes(), clock, lost: BTreeSet::new() }
     }

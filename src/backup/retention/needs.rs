@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::{Bare, Cluster};
+use super::{Bare, Cluster, Stock};
 use crate::layout::BackupId;
 use crate::postgres::lsn::Lsn;
 use crate::wal::chain::legs;
@@ -127,36 +127,38 @@ pub fn plan(cluster: &Cluster, kept: Option<&[Kept]>, bare: Bare) -> WalPlan {
     let living = cluster.living().filter(|&living| bare == Bare::Stays && !forward(living));
     let mut plan = WalPlan::default();
     for (&timeline, stock) in &cluster.wal {
-        let Some(last) = stock.last else { continue };
-        let whole = Run { first: 0, last };
-        let own: Vec<Need> = needs.iter().filter(|need| need.timeline == timeline).copied().collect();
-        let clip = |need: &Need| Run { first: need.run.first, last: need.run.last.min(last) };
-        let mut needed: Runs = own.iter().map(clip).filter(|run| run.first <= run.last).collect();
-        if living == Some(timeline) {
-            needed.add(whole);
-        }
-        let mut stretches: Vec<Stretch> = Vec::new();
-        for &run in needed.as_slice() {
-            let by = own.iter().find(|need| need.run.last >= run.first && need.run.first <= run.last);
-            let why = by.filter(|_| living != Some(timeline)).map_or(WhyWal::Living, |need| WhyWal::Needed(need.of));
-            stretches.push(Stretch {
-                timeline,
-                run,
-                segments: count(&stock.segments, run),
-                goes: false,
-                why,
-                weight: None,
-            });
-        }
-        for &run in needed.gaps(whole).as_slice() {
-            let segments = count(&stock.segments, run);
-            stretches.push(Stretch { timeline, run, segments, goes: true, why: WhyWal::Unneeded, weight: None });
-        }
-        stretches.sort_by_key(|stretch| stretch.run);
-        plan.stretches.extend(stretches);
+        plan.stretches.extend(stretches(timeline, stock, &needs, living == Some(timeline)));
     }
     plan.histories = histories(cluster, kept, &plan);
     plan
+}
+
+/// The WAL of a timeline; all of it stays where the server lives on it and no backup leads there.
+fn stretches(timeline: Timeline, stock: &Stock, needs: &[Need], lives: bool) -> Vec<Stretch> {
+    let Some(last) = stock.last else { return Vec::new() };
+    let whole = Run { first: 0, last };
+    let own: Vec<&Need> = needs.iter().filter(|need| need.timeline == timeline).collect();
+    let clip = |need: &&Need| Run { first: need.run.first, last: need.run.last.min(last) };
+    let mut needed: Runs = own.iter().map(clip).filter(|run| run.first <= run.last).collect();
+    if lives {
+        needed.add(whole);
+    }
+    let stretch = |run: Run, goes: bool, why: WhyWal| Stretch {
+        timeline,
+        run,
+        segments: count(&stock.segments, run),
+        goes,
+        why,
+        weight: None,
+    };
+    let by = |run: Run| own.iter().find(|need| need.run.last >= run.first && need.run.first <= run.last);
+    let why = |run: Run| by(run).filter(|_| !lives).map_or(WhyWal::Living, |need| WhyWal::Needed(need.of));
+    let stays = needed.as_slice().iter().map(|&run| stretch(run, false, why(run)));
+    let gaps = needed.gaps(whole);
+    let goes = gaps.as_slice().iter().map(|&run| stretch(run, true, WhyWal::Unneeded));
+    let mut stretches: Vec<Stretch> = stays.chain(goes).collect();
+    stretches.sort_by_key(|stretch| stretch.run);
+    stretches
 }
 
 fn all_stay(cluster: &Cluster, why: WhyWal) -> WalPlan {
