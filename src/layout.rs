@@ -183,6 +183,11 @@ impl BackupId {
         self.started
     }
 
+    /// The timeline on which its WAL begins.
+    pub fn timeline(self) -> Timeline {
+        self.segment.timeline
+    }
+
     /// Reads an id; `None` for anything else.
     pub fn parse(text: &str) -> Option<BackupId> {
         let (time, segment) = text.split_once('-')?;

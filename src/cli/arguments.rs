@@ -120,6 +120,11 @@ pub enum Verb {
         /// The data directory, if it lies here.
         pgdata: Option<PathBuf>,
     },
+    /// Show how archiving stands as a page.
+    Report {
+        /// The data directory, if it lies here.
+        pgdata: Option<PathBuf>,
+    },
     /// Find out what may be done in the store.
     Doctor,
     /// Show the settings.
@@ -356,6 +361,7 @@ fn verb(name: VerbName, matches: &ArgMatches, settings: &Settings) -> Result<Ver
         VerbName::WalVerify => Verb::WalVerify,
         VerbName::Status => Verb::Status { pgdata: optional(matches, help::PGDATA, PathBuf::read)? },
         VerbName::Exporter => Verb::Exporter { pgdata: optional(matches, help::PGDATA, PathBuf::read)? },
+        VerbName::Report => Verb::Report { pgdata: optional(matches, help::PGDATA, PathBuf::read)? },
         VerbName::Doctor => Verb::Doctor,
         VerbName::Config => Verb::Config,
     })
@@ -501,7 +507,8 @@ mod tests {
             ("daemon /pg".to_owned(), Verb::Daemon { pgdata: "/pg".into() }),
             ("wal-show --json".to_owned(), Verb::WalShow),
             ("wal-verify --deep --workers 4".to_owned(), Verb::WalVerify),
-            ("status --json".to_owned(), Verb::Status),
+            ("status --json".to_owned(), Verb::Status { pgdata: None }),
+            ("report --output x.html /pg".to_owned(), Verb::Report { pgdata: Some("/pg".into()) }),
             ("doctor --json".to_owned(), Verb::Doctor),
             ("config".to_owned(), Verb::Config),
         ] {
@@ -556,6 +563,7 @@ mod tests {
                     VerbName::Delete => &["garbage"],
                     VerbName::BackupPush | VerbName::BackupList | VerbName::Config => &[],
                     VerbName::WalShow | VerbName::WalVerify | VerbName::Status | VerbName::Doctor => &[],
+                    VerbName::Exporter | VerbName::Report => &[],
                 };
                 let takes = row.verbs.contains(&verb);
                 let target = if takes { target(row) } else { "" };

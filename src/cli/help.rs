@@ -58,7 +58,7 @@ pub(super) fn positionals(verb: VerbName) -> &'static [Positional] {
         VerbName::Daemon => {
             &[Positional { name: PGDATA, required: true, doc: "The data directory of the cluster to serve" }]
         }
-        VerbName::Status | VerbName::Exporter => &[Positional {
+        VerbName::Status | VerbName::Exporter | VerbName::Report => &[Positional {
             name: PGDATA,
             required: false,
             doc: "The data directory of the cluster that is meant, if it lies on this machine",
@@ -87,6 +87,7 @@ pub(super) fn summary(verb: VerbName) -> &'static str {
             "Show how archiving stands: what waits or fails, the last backup, where a recovery can stop"
         }
         VerbName::Exporter => "Serve how archiving stands as metrics, for Prometheus",
+        VerbName::Report => "Show the same as one HTML page: time line, backups, sizes, and what is not well",
         VerbName::Doctor => "Find out who we are to the store, and what may be done there",
         VerbName::Config => "Show all settings, and where each of them comes from",
     }
@@ -246,6 +247,17 @@ In prometheus.yml:
         - targets: ['127.0.0.1:9762']
 
 With metrics-dir set it serves what the other verbs leave there, too."
+        }
+        VerbName::Report => {
+            "\
+Every morning, where a web server or a mail finds it:
+  walden --envdir /etc/walden.d report --output /srv/www/walden.html
+
+What the page says, as data:
+  walden --envdir /etc/walden.d report --json
+
+The page is one file. It loads nothing, so it can be mailed and kept. What is not well is said on it, and does not
+change the exit status; that the archive could not be seen does, after the page has been written."
         }
         VerbName::Doctor => {
             "\

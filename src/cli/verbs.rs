@@ -174,6 +174,7 @@ pub(super) fn run(Invocation { verb, settings, .. }: Invocation, environment: &E
         }),
         Verb::Status { pgdata } => return on_all_threads(watching::status(pgdata, &settings, environment)),
         Verb::Exporter { pgdata } => on_all_threads(watching::export(pgdata, &settings, environment)),
+        Verb::Report { pgdata } => on_all_threads(watching::report(pgdata, &settings, environment)),
         Verb::Doctor => on_one_thread(async {
             let findings = diagnosis::examine(&wal_archive(&settings).await?).await;
             let json = settings.get(&options::JSON)?;

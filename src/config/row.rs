@@ -45,6 +45,8 @@ pub enum VerbName {
     Status,
     /// `exporter`.
     Exporter,
+    /// `report`.
+    Report,
     /// `doctor`.
     Doctor,
     /// `config`.
@@ -53,12 +55,12 @@ pub enum VerbName {
 
 use VerbName::{
     BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Config, Daemon, Delete, Doctor, Exporter,
-    Status, WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
+    Report, Status, WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
 };
 
 impl VerbName {
     /// Every verb, in the order in which help lists them.
-    pub const ALL: [VerbName; 17] = [
+    pub const ALL: [VerbName; 18] = [
         WalPush,
         WalFetch,
         WalBackfill,
@@ -74,6 +76,7 @@ impl VerbName {
         Daemon,
         Status,
         Exporter,
+        Report,
         Doctor,
         Config,
     ];
@@ -96,6 +99,7 @@ impl VerbName {
             WalVerify => "wal-verify",
             Status => "status",
             Exporter => "exporter",
+            Report => "report",
             Doctor => "doctor",
             Config => "config",
         }

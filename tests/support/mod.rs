@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the test runner shows it where a test fails")]
 
 pub mod archiver;
+pub mod browser;
 pub mod cluster;
 pub mod failing_disk;
 pub mod forge;

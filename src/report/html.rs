@@ -1,0 +1,551 @@
+//! The page: one file, without a script, that asks for nothing from anywhere, and says so to the browser.
+//!
+//! All text goes through the escapes of `maud`. What others have written (labels, notes, names, what servers and stores
+//! answer) goes through `text::foreign` before.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::{SignedDuration, Timestamp};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+use sha2::{Digest, Sha256};
+
+use super::chart::{self, Value};
+use super::drawing::{self, Shape};
+use super::text::{about, ago, bytes, clock, counted, foreign, machine, minute, second, span};
+use super::{Archiving, Cluster, Line, Listed, Page, State, Taken};
+use crate::layout::BackupId;
+
+const STYLE: &str = include_str!("style.css");
+
+/// So many of the last backups have bars and rows.
+const LAST: usize = 30;
+
+/// So many rows of anything else; the verbs that are named beside it print all of them.
+const ROWS: usize = 30;
+
+/// So many notes of a backup.
+const NOTES: usize = 10;
+
+/// An archive that is older than this gets a second time line, of its last days.
+const LONG: SignedDuration = SignedDuration::from_hours(24 * 21);
+const LAST_DAYS: SignedDuration = SignedDuration::from_hours(24 * 7);
+
+/// The page as HTML.
+pub fn html(page: &Page) -> String {
+    let title = format!("Walden: {} is {}", foreign(&page.archive), page.verdict);
+    let markup = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta http-equiv="Content-Security-Policy" content=(policy());
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                meta name="referrer" content="no-referrer";
+                meta name="generator" content={ "walden " (page.walden) };
+                title { (title) }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                (head(page))
+                main {
+                    (verdict(page))
+                    @for cluster in &page.clusters { (self::cluster(cluster, page)) }
+                    (unseen(page))
+                }
+                (foot(page))
+            }
+        }
+    };
+    markup.into_string()
+}
+
+/// Nothing may be fetched and no script may run, whatever a label says. The one style is known by its digest (Content
+/// Security Policy Level 3, "hash-source").
+fn policy() -> String {
+    let digest = STANDARD.encode(Sha256::digest(STYLE));
+    format!("default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'")
+}
+
+fn head(page: &Page) -> Markup {
+    html! {
+        header {
+            h1 { "Archive report" }
+            p.meta {
+                "Of " span.code { bdi { (foreign(&page.archive)) } } ", made " (time(page.made)) " UTC by walden "
+                (page.walden) ". All times are UTC."
+            }
+        }
+    }
+}
+
+fn time(time: Timestamp) -> Markup {
+    html! { time datetime=(machine(time)) { (second(time)) } }
+}
+
+fn verdict(page: &Page) -> Markup {
+    html! {
+        section.verdict.(page.verdict.to_lowercase()) aria-label="Health" {
+            h2 { span.badge { (page.verdict) } @if page.findings.is_empty() { " Nothing is wrong." } }
+            @if !page.findings.is_empty() {
+                ul {
+                    @for finding in page.findings.iter().take(ROWS) {
+                        li { strong.(finding.level.to_lowercase()) { (finding.level) } " " bdi { (foreign(&finding.what)) } }
+                    }
+                    (more(page.findings.len(), ROWS, "walden status"))
+                }
+            }
+        }
+    }
+}
+
+/// What is left out, and where it is.
+fn more(all: usize, shown: usize, command: &str) -> Markup {
+    html! {
+        @if all > shown { li.more { (all - shown) " more: " span.code { (command) } } }
+    }
+}
+
+fn cluster(cluster: &Cluster, page: &Page) -> Markup {
+    let name = cluster.system_id.map_or("of unknown identifier".to_owned(), |system| system.to_string());
+    html! {
+        section.cluster aria-label={ "Cluster " (name) } {
+            h2 { "Cluster " span.code { (name) } }
+            @if cluster.archived {
+                (reach(cluster, page.made))
+                (figures(cluster, page.made))
+            } @else if page.unseen_archive.is_none() {
+                p { "Nothing of this cluster is in the archive." }
+            }
+            @if let Some(archiving) = &cluster.archiving { (self::archiving(archiving, page.made)) }
+            @if cluster.archived {
+                (window(cluster, page.made))
+                (backups(cluster))
+                (details(cluster))
+            }
+        }
+    }
+}
+
+/// The sentence that matters at night.
+fn reach(cluster: &Cluster, now: Timestamp) -> Markup {
+    let latest = cluster.recoverable.iter().find(|line| line.latest);
+    html! {
+        @match latest.and_then(|line| Some((line, line.windows.last()?))) {
+            Some((line, window)) => p.reach {
+                "A recovery can stop at any time from " strong { (time(window.start_time)) } " to "
+                @if let Some(end) = window.end_time {
+                    strong { (time(end)) } ", " (ago(end, now)) " before this report"
+                } @else { strong { (window.end) } }
+                @if line.windows.len() > 1 { "; earlier there are gaps" }
+                "."
+            },
+            None => p.reach.bad { "Nothing can be recovered to the latest timeline." },
+        }
+    }
+}
+
+fn figures(cluster: &Cluster, now: Timestamp) -> Markup {
+    let complete: Vec<&Taken> = cluster.backups.iter().filter_map(|listed| listed.taken.as_ref()).collect();
+    let good = cluster.last_good_backup.and_then(|id| taken(cluster, id));
+    let stored: u64 = complete.iter().map(|taken| taken.stored_size).sum();
+    let wal: u64 = cluster.timelines.iter().map(|branch| branch.stored_size).sum();
+    let segments: u64 = cluster.timelines.iter().map(|branch| branch.segments).sum();
+    let incomplete = cluster.backups.iter().filter(|listed| listed.state == State::Incomplete).count();
+    let figure = |name: &str, value: String, more: String| {
+        html! { div { dt { (name) } dd { strong { (value) } @if !more.is_empty() { " " small { (more) } } } } }
+    };
+    html! {
+        dl.figures {
+            @match &cluster.last_segment {
+                Some(last) => (figure("Last WAL", format!("{} ago", ago(last.stored, now)), last.name.to_string())),
+                None => (figure("Last WAL", "none".into(), String::new())),
+            }
+            @match good {
+                Some(good) => (figure(
+                    "Last good backup",
+                    format!("{} ago", ago(good.finished, now)),
+                    format!("took {}", span(good.seconds)),
+                )),
+                None => (figure("Last good backup", "none".into(), String::new())),
+            }
+            (figure(
+                "Backups",
+                format!("{} complete", complete.len()),
+                if incomplete == 0 { String::new() } else { format!("{incomplete} incomplete") },
+            ))
+            (figure("Stored", bytes(stored + wal), format!(
+                "{} in backups, {} in {} WAL segments that they can need",
+                bytes(stored), bytes(wal), segments,
+            )))
+            @if let Some(good) = good {
+                (figure("Cluster", bytes(good.plain_size), format!("PostgreSQL {}", good.postgres)))
+            }
+            @if let Some(last) = &cluster.verified {
+                (figure("Last verified here", format!("{} ago", ago(last.when, now)), match (&last.failure, last.deep) {
+                    (Some(failure), _) => foreign(failure),
+                    (None, true) => "with the content of the segments; nothing was wrong".into(),
+                    (None, false) => "names alone; nothing was wrong".into(),
+                }))
+            }
+        }
+    }
+}
+
+fn taken(cluster: &Cluster, id: BackupId) -> Option<&Taken> {
+    cluster.backups.iter().find(|listed| listed.id == id)?.taken.as_ref()
+}
+
+fn archiving(archiving: &Archiving, now: Timestamp) -> Markup {
+    html! {
+        section aria-label="The server" {
+            h3 { "The server" }
+            ul {
+                @if let Some(why) = &archiving.off { li { strong.critical { "Archives nothing" } ": " (foreign(why)) } }
+                @match archiving.waiting_files {
+                    Some(0) => li { "No WAL waits to be archived." },
+                    Some(files) => li {
+                        (counted(files as usize, "WAL file")) " of " (bytes(archiving.waiting_bytes.unwrap_or(0)))
+                        " wait to be archived"
+                        @if let Some(since) = archiving.waiting_since { ", the oldest for " (ago(since, now)) }
+                        "."
+                    },
+                    None => li { "What waits to be archived was not seen." },
+                }
+                @if let Some(file) = &archiving.failing {
+                    li {
+                        strong.critical { "Fails: " span.code { (foreign(file)) } }
+                        @if let Some(since) = archiving.failing_since { " for " (ago(since, now)) }
+                        @if let Some(reason) = &archiving.reason { ": " bdi { (foreign(reason)) } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn window(cluster: &Cluster, now: Timestamp) -> Markup {
+    let Some(first) = drawing::first(cluster) else { return html! {} };
+    let long = now.duration_since(first) > LONG;
+    html! {
+        section aria-label="Where recoveries can stop" {
+            h3 { "Where recoveries can stop" }
+            @if long {
+                h4 { "The last 7 days" }
+                (time_line(cluster, now - LAST_DAYS, now))
+                h4 { "All" }
+            }
+            (time_line(cluster, first, now))
+            (legend())
+            (stretches(cluster))
+            (gaps(cluster))
+            @if cluster.timelines.len() > 1 || !cluster.missing_histories.is_empty() { (forks(cluster)) }
+        }
+    }
+}
+
+fn time_line(cluster: &Cluster, from: Timestamp, to: Timestamp) -> Markup {
+    let drawing = drawing::draw(cluster, from, to);
+    let title = format!(
+        "Time line from {} to {} UTC; the tables below say the same",
+        second(drawing.from),
+        second(drawing.to)
+    );
+    html! {
+        figure {
+            (chart::time_line(&drawing, &title))
+            @if drawing.hidden > 0 {
+                figcaption { (counted(drawing.hidden, "older timeline")) " not drawn; they are in the table below." }
+            }
+        }
+    }
+}
+
+fn legend() -> Markup {
+    let all = [
+        (Shape::Good, "good backup"),
+        (Shape::Kept, "kept for good"),
+        (Shape::Incomplete, "being taken, or failed"),
+        (Shape::Damaged, "has damaged pages"),
+        (Shape::Lost, "cannot be restored"),
+    ];
+    html! {
+        ul.legend aria-label="Legend" {
+            li { svg width="26" height="18" aria-hidden="true" { rect.window x="1" y="3" width="24" height="12" rx="3" {} } "recoverable" }
+            li { svg width="26" height="18" aria-hidden="true" { rect.hole x="1" y="3" width="24" height="12" rx="3" {} } "WAL missing" }
+            @for (shape, words) in all {
+                li {
+                    svg width="20" height="18" aria-hidden="true" { svg x="10" y="9" overflow="visible" { (chart::shape(shape)) } }
+                    (words)
+                }
+            }
+            li { "A number below: so many in one place" }
+        }
+    }
+}
+
+fn stretches(cluster: &Cluster) -> Markup {
+    let rows: Vec<(&Line, usize)> = cluster
+        .recoverable
+        .iter()
+        .rev()
+        .flat_map(|line| (0..line.windows.len().max(1)).rev().map(move |index| (line, index)))
+        .collect();
+    html! {
+        table {
+            caption { "Recoverable, newest first" }
+            (header(&["Along timeline", "From", "To", "LSN"]))
+            tbody {
+                @for (line, index) in rows.iter().take(ROWS) {
+                    tr {
+                        td data-label="Along timeline" { (line.timeline.0) @if line.latest { " (latest)" } }
+                        @match line.windows.get(*index) {
+                            Some(window) => {
+                                td data-label="From" { (time(window.start_time)) }
+                                td data-label="To" { @match window.end_time { Some(end) => (time(end)), None => "unknown" } }
+                                td.code data-label="LSN" { (window.start) " to " (window.end) }
+                            },
+                            None => td.bad colspan="3" { "Nowhere: WAL is missing" },
+                        }
+                    }
+                }
+            }
+        }
+        (below(rows.len(), "walden status --json"))
+    }
+}
+
+fn header(names: &[&str]) -> Markup {
+    html! { thead { tr { @for name in names { th scope="col" { (name) } } } } }
+}
+
+/// What a table leaves out.
+fn below(all: usize, command: &str) -> Markup {
+    html! { @if all > ROWS { p.more { (all - ROWS) " more: " span.code { (command) } } } }
+}
+
+fn gaps(cluster: &Cluster) -> Markup {
+    let mut gaps: Vec<_> = cluster.recoverable.iter().flat_map(|line| &line.gaps).collect();
+    gaps.sort_by_key(|gap| (gap.timeline, &gap.what));
+    gaps.dedup_by_key(|gap| (gap.timeline, &gap.what));
+    html! {
+        @if !gaps.is_empty() {
+            table {
+                caption { "Missing WAL" }
+                (header(&["On timeline", "Segments", "Count"]))
+                tbody {
+                    @for gap in gaps.iter().take(ROWS) {
+                        tr {
+                            td data-label="On timeline" { (gap.timeline.0) }
+                            td.code data-label="Segments" { (gap.what) }
+                            td.number data-label="Count" { (gap.segments) }
+                        }
+                    }
+                }
+            }
+            (below(gaps.len(), "walden wal-verify --json"))
+        }
+    }
+}
+
+fn forks(cluster: &Cluster) -> Markup {
+    html! {
+        table {
+            caption { "Timelines, newest first" }
+            (header(&["Timeline", "Left", "Began", "WAL that backups can need"]))
+            tbody {
+                @for branch in cluster.timelines.iter().rev().take(ROWS) {
+                    tr {
+                        td data-label="Timeline" { (branch.timeline.0) }
+                        td data-label="Left" {
+                            @match (branch.parent, branch.left_at) {
+                                (Some(parent), Some(at)) => {
+                                    (parent.0) " at " span.code { (at) }
+                                    @if let Some(reason) = &branch.reason { ": " bdi { (foreign(reason)) } }
+                                },
+                                _ if cluster.missing_histories.contains(&branch.timeline) => {
+                                    strong.critical { "its history file is missing" }
+                                },
+                                _ => "none",
+                            }
+                        }
+                        td data-label="Began" { @match branch.promoted { Some(when) => (time(when)), None => "unknown" } }
+                        td data-label="WAL" { (branch.segments) " segments, " (bytes(branch.stored_size)) }
+                    }
+                }
+            }
+        }
+        (below(cluster.timelines.len(), "walden wal-show"))
+    }
+}
+
+fn backups(cluster: &Cluster) -> Markup {
+    let last = &cluster.backups[cluster.backups.len().saturating_sub(LAST)..];
+    let older = &cluster.backups[..cluster.backups.len() - last.len()];
+    let special: Vec<&Listed> = older.iter().rev().filter(|listed| Shape::of(listed) != Shape::Good).take(ROWS).collect();
+    html! {
+        section aria-label="Backups" {
+            h3 { "Backups" }
+            @if last.is_empty() { p.bad { "There is no backup." } } @else {
+                (charts(last))
+                (table(last.iter().rev(), &format!("The last {}, newest first", counted(last.len(), "backup"))))
+                @if !special.is_empty() { (table(special.iter().copied(), "Older ones that are kept, or are not well")) }
+                @if older.len() > special.len() {
+                    p.more { (counted(older.len() - special.len(), "older backup")) " not listed: " span.code { "walden backup-list" } }
+                }
+            }
+        }
+    }
+}
+
+/// Who takes a number out of a backup, and how it is said.
+type Measure = (&'static str, fn(&Taken) -> Option<f64>, fn(f64) -> String);
+
+fn charts(last: &[Listed]) -> Markup {
+    let measures: [Measure; 4] = [
+        ("Stored size", |taken| Some(taken.stored_size as f64), about),
+        ("Duration", |taken| Some(taken.seconds), clock),
+        ("Rate of the backup", |taken| taken.bytes_per_second, |rate| format!("{}/s", about(rate))),
+        ("WAL written since the backup before", |taken| taken.wal_per_hour, |rate| format!("{}/h", about(rate))),
+    ];
+    let complete: Vec<(&Listed, &Taken)> = last.iter().filter_map(|one| Some((one, one.taken.as_ref()?))).collect();
+    let ends = complete.first().zip(complete.last()).map(|((_, first), (_, last))| (first.finished, last.finished));
+    let Some((first, end)) = ends else { return html! {} };
+    let (first, end) = (minute(first)[..10].to_owned(), minute(end)[..10].to_owned());
+    html! {
+        div.charts {
+            @for (name, measure, say) in measures {
+                @let values: Vec<Option<f64>> = complete.iter().map(|(_, taken)| measure(taken)).collect();
+                @if let Some(most) = values.iter().flatten().copied().reduce(f64::max) {
+                    figure {
+                        figcaption { (name) }
+                        (chart::bars(name, &titled(&complete, &values, say), &say(most), (&first, &end)))
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn titled(backups: &[(&Listed, &Taken)], values: &[Option<f64>], say: fn(f64) -> String) -> Vec<Value> {
+    let value = |((_, taken), value): (&(&Listed, &Taken), &Option<f64>)| Value {
+        value: *value,
+        title: format!("{}: {}", second(taken.finished), value.map_or("unknown".to_owned(), say)),
+    };
+    backups.iter().zip(values).map(value).collect()
+}
+
+fn table<'a>(backups: impl Iterator<Item = &'a Listed>, caption: &str) -> Markup {
+    html! {
+        table.backups {
+            caption { (caption) }
+            (header(&["Backup", "State", "Finished", "Took", "Cluster", "Stored", "Rate", "Timeline", "Label and notes"]))
+            tbody { @for listed in backups { (row(listed)) } }
+        }
+    }
+}
+
+fn row(listed: &Listed) -> Markup {
+    let shape = Shape::of(listed);
+    html! {
+        tr {
+            td.code data-label="Backup" { (listed.id) }
+            td data-label="State" {
+                svg width="20" height="18" aria-hidden="true" { svg x="10" y="9" overflow="visible" { (chart::shape(shape)) } }
+                span.state.bad[shape > Shape::Incomplete] { (shape.word()) }
+                @if let Some(why) = &listed.why { ": " bdi { (foreign(why)) } }
+            }
+            @match &listed.taken {
+                Some(taken) => {
+                    td data-label="Finished" { (time(taken.finished)) }
+                    td.number data-label="Took" { (clock(taken.seconds)) }
+                    td.number data-label="Cluster" { (bytes(taken.plain_size)) }
+                    td.number data-label="Stored" { (bytes(taken.stored_size)) }
+                    td.number data-label="Rate" {
+                        @if let Some(rate) = taken.bytes_per_second { (about(rate)) "/s" } @else { "unknown" }
+                    }
+                    td.number data-label="Timeline" { (listed.timeline.0) }
+                    (marks(taken))
+                },
+                None => {
+                    td data-label="Began" colspan="5" { "began " (time(listed.started)) }
+                    td.number data-label="Timeline" { (listed.timeline.0) }
+                    td {}
+                },
+            }
+        }
+    }
+}
+
+fn marks(taken: &Taken) -> Markup {
+    html! {
+        td data-label="Label" {
+            @if let Some(label) = &taken.label { bdi { (foreign(label)) } }
+            @for (key, value) in taken.notes.iter().take(NOTES) {
+                " " span.note { bdi { (foreign(key)) } "=" bdi { (foreign(value)) } }
+            }
+            @if taken.notes.len() > NOTES { " and " (counted(taken.notes.len() - NOTES, "more note")) }
+        }
+    }
+}
+
+fn details(cluster: &Cluster) -> Markup {
+    html! {
+        @if !cluster.damaged.is_empty() {
+            section aria-label="Damaged objects" {
+                h3 { "Damaged objects" }
+                ul {
+                    @for [name, detail] in cluster.damaged.iter().take(ROWS) {
+                        li { span.code { bdi { (foreign(name)) } } ": " bdi { (foreign(detail)) } }
+                    }
+                    (more(cluster.damaged.len(), ROWS, "walden wal-verify --json"))
+                }
+            }
+        }
+        @if !cluster.skipped.is_empty() {
+            section aria-label="Not looked at" {
+                h3 { "Not looked at" }
+                ul {
+                    @for what in cluster.skipped.iter().take(ROWS) { li { bdi { (foreign(what)) } } }
+                    (more(cluster.skipped.len(), ROWS, "walden wal-verify --json"))
+                }
+            }
+        }
+    }
+}
+
+fn unseen(page: &Page) -> Markup {
+    let archive = page.unseen_archive.iter().map(|why| format!("the archive: {why}"));
+    let all: Vec<String> = archive.chain(page.not_seen.iter().cloned()).collect();
+    html! {
+        @if !all.is_empty() {
+            section aria-label="Not seen" {
+                h2 { "Not seen" }
+                ul {
+                    @for what in all.iter().take(ROWS) { li { bdi { (foreign(what)) } } }
+                    (more(all.len(), ROWS, "walden status"))
+                }
+            }
+        }
+    }
+}
+
+fn foot(page: &Page) -> Markup {
+    html! {
+        footer {
+            p {
+                "Recoverable stretches begin when a backup ended, by the clock of the server, and end when their last "
+                "segment was stored, by the clock of the store: what was committed later is certainly not in them. A "
+                "copied archive has the times of its copying."
+            }
+            @if let Some(who) = &page.asked_as {
+                p {
+                    "The store was asked as " span.code { bdi { (foreign(who)) } }
+                    @if let Some(end) = page.credentials_end { ", until " (time(end)) }
+                    "."
+                }
+            }
+            p { "walden " (page.walden) ". This page holds no script and asks for nothing from any network." }
+        }
+    }
+}
