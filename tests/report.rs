@@ -14,8 +14,10 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use support::browser::{Seen, View};
+use support::cluster::Cluster;
 use support::forge::{self, SYSTEM_ID, Segment};
 use support::place::Place;
+use support::stories::{back_up, each};
 use support::walden::Ran;
 
 const SIZE: u64 = 16 << 20;
@@ -45,6 +47,28 @@ impl Scene {
         let scene = Scene { place: Place::directory(), data: tempfile::tempdir().unwrap(), now: Timestamp::now() };
         forge::data_directory(scene.data.path(), &Segment { size: SIZE, ..Segment::default() });
         scene.place.put("walden.json", seal("{\"format\":1,\n").as_bytes());
+        scene
+    }
+
+    /// A year of two backups a day on one timeline after the other, and what looks like the WAL of it.
+    fn long() -> Scene {
+        let scene = Scene::new();
+        for timeline in 1..=50u32 {
+            let first = u64::from(timeline) * 400;
+            if timeline > 1 {
+                scene.history(timeline, timeline - 1, first, 8760 - u64::from(timeline) * 170);
+            }
+            for number in first..first + 400 {
+                // Here and there one is lost.
+                if number % 53 != 0 {
+                    scene.put(&format!("{SYSTEM_ID}/wal/{timeline:08X}/{}", scene.name(timeline, number)), b"x", (20_400 - number) / 3);
+                }
+            }
+            for number in 0..14 {
+                let hours = 8750 - u64::from(timeline) * 170 - number * 12;
+                scene.backup(timeline, first + 10 + number * 25, hours as i64, &Marks { label: Some(HARM), ..Marks::default() });
+            }
+        }
         scene
     }
 
@@ -166,9 +190,12 @@ fn seal(content: &str) -> String {
 
 /// Looks at a page in each of the ways in which people do, and leaves pictures where they are wanted.
 fn each_view(name: &str, page: &Path) -> Vec<Seen> {
+    views(name, page, &[(1280, false), (1280, true), (360, false), (360, true)])
+}
+
+fn views(name: &str, page: &Path, views: &[(u32, bool)]) -> Vec<Seen> {
     let pictures = std::env::var_os("WALDEN_TEST_PICTURES").map(PathBuf::from);
-    let views = [(1280, false), (1280, true), (360, false), (360, true)];
-    let look = |(width, dark)| {
+    let look = |&(width, dark): &(u32, bool)| {
         let view = View { page, width, dark };
         let seen = view.look();
         if let Some(pictures) = &pictures {
@@ -179,7 +206,7 @@ fn each_view(name: &str, page: &Path) -> Vec<Seen> {
             fs::metadata(page).unwrap().len(), seen.measured["loaded"]);
         seen
     };
-    views.map(look).into()
+    views.iter().map(look).collect()
 }
 
 /// What holds of every page: all of it lies within its width and can be read, and nothing was fetched or ran.
@@ -203,7 +230,7 @@ fn the_page_can_be_read_on_a_screen_and_on_a_telephone_by_day_and_by_night() {
         assert_eq!(one.measured["wide"], wide);
         let text = one.measured["text"].as_str().unwrap();
         for part in [
-            &format!("{SYSTEM_ID}"), "CRITICAL", "A recovery can stop at any time from", "All times are UTC", "walden 0.1.0",
+            &format!("{SYSTEM_ID}"), "WARNING", "A recovery can stop at any time from", "All times are UTC", "walden 0.1.0",
             "before the upgrade", "ticket=OPS-1234", "3 damaged pages", "good, kept", "incomplete", "before <b>2026</b>",
             "1 at 0/C8008000", "(10 segments)", "timeline 2 (latest)", &scene.place.prefix(),
         ] {
@@ -215,4 +242,128 @@ fn the_page_can_be_read_on_a_screen_and_on_a_telephone_by_day_and_by_night() {
         assert_eq!(marks["bar"], 11 * 3 + 10, "{marks}");
     }
     assert_ne!(seen[0].measured["paper"], seen[1].measured["paper"]);
+}
+
+#[test]
+fn whatever_is_wrong_with_a_page_is_seen() {
+    let scratch = tempfile::tempdir().unwrap();
+    let page = scratch.path().join("page.html");
+    let wrong = "<!doctype html><body style='margin:0'><p style='width:900px;color:#999'>wide and faint</p>\
+                 <script>window.ran = 1; console.error('loud')</script><img src='none.png'><svg width=9 height=9></svg>";
+    fs::write(&page, wrong).unwrap();
+    let seen = View { page: &page, width: 360, dark: false }.look();
+    let measured = &seen.measured;
+    assert_eq!((&measured["scrolls"], &measured["ran"], &measured["scripts"]), (&900.into(), &1.into(), &1.into()));
+    assert_eq!((&measured["unnamed"], &measured["foreign"]), (&1.into(), &1.into()), "{measured:#}");
+    for found in ["outside", "faint", "fetched"] {
+        assert_eq!(measured[found].as_array().unwrap().len(), 1, "{found}: {measured:#}");
+    }
+    assert!(seen.console.iter().any(|line| line.contains("loud")), "{:?}", seen.console);
+}
+
+#[test]
+fn a_page_stays_small_and_sound_however_much_there_is() {
+    let scene = Scene::long();
+    let page = scene.page();
+    let bytes = fs::metadata(&page).unwrap().len();
+    assert!(bytes < 256 << 10, "{bytes}");
+    for seen in views("long", &page, &[(1280, true), (360, false)]) {
+        is_sound(&seen);
+        let text = seen.measured["text"].as_str().unwrap();
+        for part in ["The last 7 days", "older timelines not drawn", "older backups not listed", "more: walden wal-verify --json"] {
+            assert!(text.contains(part), "{part:?} is not in {text}");
+        }
+        let merged = seen.measured["titles"].as_array().unwrap().iter().any(|title| title.as_str().unwrap().contains(" backups, "));
+        assert!(merged, "{:#}", seen.measured["titles"]);
+    }
+}
+
+#[test]
+fn the_data_of_the_page_is_printed_as_json() {
+    let scene = Scene::eventful();
+    let data = scene.walden(&["report", "--json"]).code(0).json();
+    assert_eq!((&data["verdict"], &data["archive"]), (&json!("WARNING"), &json!(scene.place.prefix())));
+    let cluster = &data["clusters"][0];
+    assert_eq!(cluster["system_id"], SYSTEM_ID.to_string());
+    let backups = cluster["backups"].as_array().unwrap();
+    let states: Vec<&str> = backups.iter().map(|backup| backup["state"].as_str().unwrap()).collect();
+    assert_eq!((states.len(), states[3], states[6]), (12, "incomplete", "damaged"));
+    assert_eq!((&backups[9]["label"], &backups[9]["notes"][HARM]), (&json!(HARM), &json!(HARM)));
+    assert_eq!((&backups[0]["seconds"], &backups[0]["wal_per_hour"]), (&json!(38.0 * 60.0), &Value::Null));
+    assert_eq!(backups[1]["wal_per_hour"], json!(SIZE as f64));
+    let line = &cluster["recoverable"][0];
+    assert_eq!((&line["timeline"], &line["latest"], &line["broken"]), (&json!(2), &json!(true), &json!(false)));
+    assert_eq!((line["windows"].as_array().unwrap().len(), &line["gaps"][0]["segments"]), (2, &json!(10)));
+    let branch = &cluster["timelines"][1];
+    assert_eq!((&branch["parent"], &branch["left_at"], &branch["segments"]), (&json!(1), &json!("0/C8008000"), &json!(90)));
+}
+
+#[test]
+fn an_archive_without_a_backup_is_a_page_too() {
+    let scene = Scene::new();
+    scene.names(1, 1..=3, 0);
+    let page = scene.page();
+    for seen in views("bare", &page, &[(360, true)]) {
+        is_sound(&seen);
+        let text = seen.measured["text"].as_str().unwrap();
+        for part in ["CRITICAL", "there is no good backup", "Nothing can be recovered", "There is no backup."] {
+            assert!(text.contains(part), "{part:?} is not in {text}");
+        }
+    }
+}
+
+#[test]
+fn an_archive_that_cannot_be_seen_is_told_on_the_page_and_by_the_exit_status() {
+    let scene = Scene::new();
+    let page = scene.data.path().join("report.html");
+    let report = |args: &[&str]| {
+        let walden = scene.place.walden(scene.data.path()).env("WALDEN_RETRY_TIMEOUT", "1s");
+        let walden = walden.env("WALDEN_PREFIX", "s3://bucket/gone").env("AWS_REGION", "us-east-1");
+        let walden = walden.env("AWS_ACCESS_KEY_ID", "x").env("AWS_SECRET_ACCESS_KEY", "y");
+        walden.env("AWS_ENDPOINT_URL", "http://127.0.0.1:9").args(args).run()
+    };
+    report(&["report", "--output", page.to_str().unwrap()]).code(5).stdout_is("").stderr_has("ERROR:");
+    for seen in views("unseen", &page, &[(1280, false)]) {
+        is_sound(&seen);
+        let text = seen.measured["text"].as_str().unwrap();
+        for part in ["UNKNOWN", "s3://bucket/gone", "the archive: "] {
+            assert!(text.contains(part), "{part:?} is not in {text}");
+        }
+        assert!(!text.contains("Nothing is wrong") && !text.contains("no backup"), "{text}");
+    }
+    report(&["report"]).code(5).stdout_has("<!DOCTYPE html>").stdout_has("UNKNOWN");
+}
+
+#[test]
+fn a_page_takes_the_place_of_the_one_before_in_one_step_or_leaves_it() {
+    let scene = Scene::new();
+    scene.names(1, 1..=3, 0);
+    let page = scene.page();
+    let before = fs::read(&page).unwrap();
+    scene.names(1, 4..=4, 0);
+    assert_ne!(fs::read(scene.page()).unwrap(), before);
+    let nowhere = scene.data.path().join("nowhere/report.html");
+    let ran = scene.walden(&["report", "--output", nowhere.to_str().unwrap()]);
+    ran.code(10).stderr_has("could not write \"").stderr_has("nowhere/report.html");
+    assert!(!nowhere.exists());
+}
+
+#[test]
+fn a_server_that_does_not_archive_is_on_the_page() {
+    each(|postgres, place| {
+        let primary = Cluster::primary(postgres, place);
+        primary.archive_all();
+        back_up(&primary);
+        let data = primary.data();
+        let report = || primary.walden(&["report", data.to_str().unwrap(), "--retry-timeout", "1s"]).run().code(0);
+        report().stdout_has("Nothing is wrong").stdout_has("No WAL waits to be archived.");
+        primary.sql("ALTER SYSTEM SET archive_command = 'false'");
+        primary.sql("SELECT pg_reload_conf()");
+        primary.sql("SELECT pg_create_restore_point('switch')");
+        primary.sql("SELECT pg_switch_wal()");
+        primary.wait_until("a file fails", |cluster| {
+            cluster.value("SELECT last_failed_time > last_archived_time FROM pg_stat_archiver") == "t"
+        });
+        report().stdout_has("Fails: ").stdout_has("1 WAL file of ").stdout_has("<span class=\"badge\">WARNING</span>");
+    });
 }

@@ -83,7 +83,7 @@ fn lane(lane: &Lane, top: usize) -> Markup {
         @for gap in &lane.gaps {
             svg.mark x=(percent(gap.at)) y=(top + MIDDLE) overflow="visible" {
                 title { (gap.title) }
-                path.gap d="M-3 -13 L3 -5 L-3 5 L3 13" {}
+                path.gap d="M-3 -14 L4 -5 L-4 5 L3 14" {}
             }
         }
         @for mark in &lane.backups { (backup(mark, top)) }
@@ -138,7 +138,10 @@ pub(super) fn bars(title: &str, values: &[Value], top: &str, (first, last): (&st
             }
             line.axis x1="0" x2="100%" y1=(floor) y2=(floor) {}
             text.tick x="0" y=(floor + 14.0) { (first) }
-            text.tick x="100%" y=(floor + 14.0) text-anchor="end" { (last) }
+            // A single date does for a few bars.
+            @if values.len() >= PLACES / 2 {
+                text.tick x=(percent(values.len() as f64 / places)) y=(floor + 14.0) text-anchor="end" { (last) }
+            }
         }
     }
 }

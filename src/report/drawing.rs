@@ -75,7 +75,7 @@ pub(super) struct Lane {
     pub holes: Vec<Bar>,
     /// Backups, in order.
     pub backups: Vec<Mark>,
-    /// Where WAL is missing.
+    /// Where WAL is missing: in the middle of a hole, which may be too small to be seen.
     pub gaps: Vec<Mark>,
     /// The lane that it left, by its place, and when.
     pub fork: Option<(usize, f64)>,
@@ -292,9 +292,9 @@ fn bars(mut stretches: Vec<(Timestamp, Timestamp)>, axis: &Axis, what: &str) -> 
 }
 
 fn gaps(holes: &[(Timestamp, Timestamp)], axis: &Axis) -> Vec<Mark> {
-    let mut at: Vec<(f64, Timestamp)> =
-        holes.iter().filter_map(|&(from, _)| Some((axis.at(from)?, from))).collect();
-    at.sort_by_key(|&(_, time)| time);
+    let middle = |&(from, to): &(Timestamp, Timestamp)| Some((axis.at(from + to.duration_since(from) / 2)?, from));
+    let mut at: Vec<(f64, Timestamp)> = holes.iter().filter_map(middle).collect();
+    at.sort_by(|one, other| one.0.total_cmp(&other.0));
     at.dedup();
     let groups = groups(&at, |&(at, _)| at);
     let mark = |group: &[(f64, Timestamp)]| Mark {
@@ -437,7 +437,7 @@ mod tests {
             ..Cluster::default()
         };
         let lane = &draw(&cluster, at(0), at(1000)).lanes[0];
-        assert_eq!((lane.holes[0].from, lane.holes[0].to, lane.gaps[0].at), (0.3, 0.6, 0.3));
+        assert_eq!((lane.holes[0].from, lane.holes[0].to, lane.gaps[0].at), (0.3, 0.6, 0.45));
     }
 
     proptest! {

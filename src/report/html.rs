@@ -86,7 +86,7 @@ fn time(time: Timestamp) -> Markup {
 fn verdict(page: &Page) -> Markup {
     html! {
         section.verdict.(page.verdict.to_lowercase()) aria-label="Health" {
-            h2 { span.badge { (page.verdict) } @if page.findings.is_empty() { " Nothing is wrong." } }
+            h2 { span.badge { (page.verdict) } @if page.findings.is_empty() { " Nothing is wrong." } @else { ", " (counted(page.findings.len(), "finding")) } }
             @if !page.findings.is_empty() {
                 ul {
                     @for finding in page.findings.iter().take(ROWS) {
@@ -366,11 +366,11 @@ fn forks(cluster: &Cluster) -> Markup {
                                 _ if cluster.missing_histories.contains(&branch.timeline) => {
                                     strong.critical { "its history file is missing" }
                                 },
-                                _ => "none",
+                                _ => "none: it is the first",
                             }
                         }
-                        td data-label="Began" { @match branch.promoted { Some(when) => (time(when)), None => "unknown" } }
-                        td data-label="WAL" { (branch.segments) " segments, " (bytes(branch.stored_size)) }
+                        td data-label="Began" { @if let Some(when) = branch.promoted { (time(when)) } }
+                        td data-label="Needed WAL" { (branch.segments) " segments, " (bytes(branch.stored_size)) }
                     }
                 }
             }
@@ -406,7 +406,7 @@ fn charts(last: &[Listed]) -> Markup {
         ("Stored size", |taken| Some(taken.stored_size as f64), about),
         ("Duration", |taken| Some(taken.seconds), clock),
         ("Rate of the backup", |taken| taken.bytes_per_second, |rate| format!("{}/s", about(rate))),
-        ("WAL written since the backup before", |taken| taken.wal_per_hour, |rate| format!("{}/h", about(rate))),
+        ("WAL written, on average", |taken| taken.wal_per_hour, |rate| format!("{}/h", about(rate))),
     ];
     let complete: Vec<(&Listed, &Taken)> = last.iter().filter_map(|one| Some((one, one.taken.as_ref()?))).collect();
     let ends = complete.first().zip(complete.last()).map(|((_, first), (_, last))| (first.finished, last.finished));
@@ -449,15 +449,15 @@ fn row(listed: &Listed) -> Markup {
     let shape = Shape::of(listed);
     html! {
         tr {
-            td.code data-label="Backup" { (listed.id) }
-            td data-label="State" {
-                svg width="20" height="18" aria-hidden="true" { svg x="10" y="9" overflow="visible" { (chart::shape(shape)) } }
-                span.state.bad[shape > Shape::Incomplete] { (shape.word()) }
+            td.code.wide.plain data-label="Backup" { (listed.id) }
+            td.wide.plain data-label="State" {
+                span.state { svg width="20" height="18" aria-hidden="true" { svg x="10" y="9" overflow="visible" { (chart::shape(shape)) } }
+                span.bad[shape > Shape::Incomplete] { (shape.word()) } }
                 @if let Some(why) = &listed.why { ": " bdi { (foreign(why)) } }
             }
             @match &listed.taken {
                 Some(taken) => {
-                    td data-label="Finished" { (time(taken.finished)) }
+                    td.wide data-label="Finished" { (time(taken.finished)) }
                     td.number data-label="Took" { (clock(taken.seconds)) }
                     td.number data-label="Cluster" { (bytes(taken.plain_size)) }
                     td.number data-label="Stored" { (bytes(taken.stored_size)) }
@@ -468,7 +468,7 @@ fn row(listed: &Listed) -> Markup {
                     (marks(taken))
                 },
                 None => {
-                    td data-label="Began" colspan="5" { "began " (time(listed.started)) }
+                    td.wide.plain data-label="Began" colspan="5" { "began " (time(listed.started)) }
                     td.number data-label="Timeline" { (listed.timeline.0) }
                     td {}
                 },
@@ -479,7 +479,7 @@ fn row(listed: &Listed) -> Markup {
 
 fn marks(taken: &Taken) -> Markup {
     html! {
-        td data-label="Label" {
+        td.wide.plain data-label="Label" {
             @if let Some(label) = &taken.label { bdi { (foreign(label)) } }
             @for (key, value) in taken.notes.iter().take(NOTES) {
                 " " span.note { bdi { (foreign(key)) } "=" bdi { (foreign(value)) } }
@@ -519,7 +519,7 @@ fn unseen(page: &Page) -> Markup {
     let all: Vec<String> = archive.chain(page.not_seen.iter().cloned()).collect();
     html! {
         @if !all.is_empty() {
-            section aria-label="Not seen" {
+            section.unseen aria-label="Not seen" {
                 h2 { "Not seen" }
                 ul {
                     @for what in all.iter().take(ROWS) { li { bdi { (foreign(what)) } } }

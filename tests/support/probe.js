@@ -37,7 +37,7 @@ addEventListener('load', () => {
   const seen = {
     wide,
     scrolls: page.documentElement.scrollWidth,
-    high: page.documentElement.scrollHeight,
+    high: Math.ceil(page.body.getBoundingClientRect().bottom),
     paper: inner.getComputedStyle(page.documentElement).backgroundColor,
     outside, faint,
     fetched: inner.performance.getEntriesByType('resource').map(entry => entry.name),
