@@ -23,7 +23,8 @@ use support::walden::Ran;
 const SIZE: u64 = 16 << 20;
 
 /// What a person who means harm writes on a backup.
-const HARM: &str = "</title></table><script>window.ran = 1</script><img src=http://127.0.0.1:9/x onerror='ran=1'>\u{202E}";
+const HARM: &str =
+    "</title></table><script>window.ran = 1</script><img src=http://127.0.0.1:9/x onerror='ran=1'>\u{202E}";
 
 /// An archive that is made by hand. Times are hours before now.
 struct Scene {
@@ -50,23 +51,36 @@ impl Scene {
         scene
     }
 
-    /// A year of two backups a day on one timeline after the other, and what looks like the WAL of it.
+    /// How many hours old a segment of a long archive is.
+    fn age(number: u64) -> u64 {
+        (26 * 200 - 1 - number) * 8760 / 5000
+    }
+
+    /// A year of a backup a day on one timeline after the other, and what looks like the WAL of it.
     fn long() -> Scene {
         let scene = Scene::new();
-        for timeline in 1..=50u32 {
-            let first = u64::from(timeline) * 400;
+        for timeline in 1..=25u32 {
+            let first = u64::from(timeline) * 200;
             if timeline > 1 {
-                scene.history(timeline, timeline - 1, first, 8760 - u64::from(timeline) * 170);
+                scene.history(timeline, timeline - 1, first, Scene::age(first));
             }
-            for number in first..first + 400 {
+            for number in first..first + 200 {
                 // Here and there one is lost.
                 if number % 53 != 0 {
-                    scene.put(&format!("{SYSTEM_ID}/wal/{timeline:08X}/{}", scene.name(timeline, number)), b"x", (20_400 - number) / 3);
+                    scene.put(
+                        &format!("{SYSTEM_ID}/wal/{timeline:08X}/{}", scene.name(timeline, number)),
+                        b"x",
+                        Scene::age(number),
+                    );
                 }
             }
-            for number in 0..14 {
-                let hours = 8750 - u64::from(timeline) * 170 - number * 12;
-                scene.backup(timeline, first + 10 + number * 25, hours as i64, &Marks { label: Some(HARM), ..Marks::default() });
+            for number in (first + 10..first + 200).step_by(15) {
+                scene.backup(
+                    timeline,
+                    number,
+                    Scene::age(number) as i64,
+                    &Marks { label: Some(HARM), ..Marks::default() },
+                );
             }
         }
         scene
@@ -163,7 +177,13 @@ impl Scene {
             let timeline = if hours < 88 { 2 } else { 1 };
             let gib = 38.0 + day as f64 * 1.5;
             let marks = match day {
-                1 => Marks { label: Some("before the upgrade"), notes: vec![("ticket", "OPS-1234")], keep: true, gib, ..Marks::default() },
+                1 => Marks {
+                    label: Some("before the upgrade"),
+                    notes: vec![("ticket", "OPS-1234")],
+                    keep: true,
+                    gib,
+                    ..Marks::default()
+                },
                 6 => Marks { damaged: 3, gib, ..Marks::default() },
                 9 => Marks { label: Some(HARM), notes: vec![(HARM, HARM)], gib, ..Marks::default() },
                 _ => Marks { gib, ..Marks::default() },
@@ -190,7 +210,7 @@ fn seal(content: &str) -> String {
 
 /// Looks at a page in each of the ways in which people do, and leaves pictures where they are wanted.
 fn each_view(name: &str, page: &Path) -> Vec<Seen> {
-    views(name, page, &[(1280, false), (1280, true), (360, false), (360, true)])
+    views(name, page, &[(1280, false), (1280, true), (360, false), (360, true), (800, false)])
 }
 
 fn views(name: &str, page: &Path, views: &[(u32, bool)]) -> Vec<Seen> {
@@ -202,8 +222,11 @@ fn views(name: &str, page: &Path, views: &[(u32, bool)]) -> Vec<Seen> {
             let high = seen.measured["high"].as_u64().unwrap() as u32;
             view.picture(high, &pictures.join(format!("{name}-{width}-{}.png", if dark { "dark" } else { "light" })));
         }
-        eprintln!("{name} at {width}, dark {dark}: {} bytes, loaded in {} ms",
-            fs::metadata(page).unwrap().len(), seen.measured["loaded"]);
+        eprintln!(
+            "{name} at {width}, dark {dark}: {} bytes, loaded in {} ms",
+            fs::metadata(page).unwrap().len(),
+            seen.measured["loaded"]
+        );
         seen
     };
     views.iter().map(look).collect()
@@ -214,6 +237,7 @@ fn views(name: &str, page: &Path, views: &[(u32, bool)]) -> Vec<Seen> {
 fn is_sound(seen: &Seen) {
     let measured = &seen.measured;
     assert_eq!((&measured["outside"], &measured["faint"]), (&json!([]), &json!([])), "{measured:#}");
+    assert_eq!(measured["spills"], json!([]), "{measured:#}");
     assert!(measured["scrolls"].as_u64() <= measured["wide"].as_u64(), "{measured:#}");
     assert_eq!((&measured["fetched"], &measured["ran"]), (&json!([]), &Value::Null), "{measured:#}");
     assert_eq!((&measured["scripts"], &measured["foreign"], &measured["unnamed"]), (&0.into(), &0.into(), &0.into()));
@@ -225,19 +249,35 @@ fn the_page_can_be_read_on_a_screen_and_on_a_telephone_by_day_and_by_night() {
     let scene = Scene::eventful();
     let page = scene.page();
     let seen = each_view("eventful", &page);
-    for (one, wide) in seen.iter().zip([1280, 1280, 360, 360]) {
+    for (one, wide) in seen.iter().zip([1280, 1280, 360, 360, 800]) {
         is_sound(one);
         assert_eq!(one.measured["wide"], wide);
         let text = one.measured["text"].as_str().unwrap();
         for part in [
-            &format!("{SYSTEM_ID}"), "WARNING", "A recovery can stop at any time from", "All times are UTC", "walden 0.1.0",
-            "before the upgrade", "ticket=OPS-1234", "3 damaged pages", "good, kept", "incomplete", "before <b>2026</b>",
-            "1 at 0/C8008000", "(10 segments)", "timeline 2 (latest)", &scene.place.prefix(),
+            &format!("{SYSTEM_ID}"),
+            "WARNING",
+            "A recovery can stop at any time from",
+            "All times are UTC",
+            "walden 0.1.0",
+            "before the upgrade",
+            "ticket=OPS-1234",
+            "3 damaged pages",
+            "good, kept",
+            "incomplete",
+            "before <b>2026</b>",
+            "1 at 0/C8008000",
+            "(10 segments)",
+            "timeline 2 (latest)",
+            &scene.place.prefix(),
         ] {
             assert!(text.contains(part), "{part:?} is not in {text}");
         }
         let marks = &one.measured["marks"];
-        assert_eq!((&marks["kept"], &marks["incomplete"], &marks["damaged"]), (&json!(1), &json!(1), &json!(1)), "{marks}");
+        assert_eq!(
+            (&marks["kept"], &marks["incomplete"], &marks["damaged"]),
+            (&json!(1), &json!(1), &json!(1)),
+            "{marks}"
+        );
         assert_eq!((&marks["gap"], &marks["hole"], &marks["fork"]), (&json!(1), &json!(1), &json!(1)), "{marks}");
         assert_eq!(marks["bar"], 11 * 3 + 10, "{marks}");
     }
@@ -248,14 +288,16 @@ fn the_page_can_be_read_on_a_screen_and_on_a_telephone_by_day_and_by_night() {
 fn whatever_is_wrong_with_a_page_is_seen() {
     let scratch = tempfile::tempdir().unwrap();
     let page = scratch.path().join("page.html");
-    let wrong = "<!doctype html><body style='margin:0'><p style='width:900px;color:#999'>wide and faint</p>\
-                 <script>window.ran = 1; console.error('loud')</script><img src='none.png'><svg width=9 height=9></svg>";
+    let wrong = "<!doctype html><html lang=en><body style='margin:0'><p style='width:900px;color:#999'>wide and faint</p>\
+                 <li style='width:20px'>overflowing</li>\
+                 <script>window.ran = 1; console.error('loud')</script><img alt=''><link rel=stylesheet href='style.css'><svg width=9 height=9></svg>";
     fs::write(&page, wrong).unwrap();
+    fs::write(scratch.path().join("style.css"), "p { margin: 0 }").unwrap();
     let seen = View { page: &page, width: 360, dark: false }.look();
     let measured = &seen.measured;
     assert_eq!((&measured["scrolls"], &measured["ran"], &measured["scripts"]), (&900.into(), &1.into(), &1.into()));
-    assert_eq!((&measured["unnamed"], &measured["foreign"]), (&1.into(), &1.into()), "{measured:#}");
-    for found in ["outside", "faint", "fetched"] {
+    assert_eq!((&measured["unnamed"], &measured["foreign"]), (&1.into(), &2.into()), "{measured:#}");
+    for found in ["outside", "spills", "faint", "fetched"] {
         assert_eq!(measured[found].as_array().unwrap().len(), 1, "{found}: {measured:#}");
     }
     assert!(seen.console.iter().any(|line| line.contains("loud")), "{:?}", seen.console);
@@ -270,10 +312,19 @@ fn a_page_stays_small_and_sound_however_much_there_is() {
     for seen in views("long", &page, &[(1280, true), (360, false)]) {
         is_sound(&seen);
         let text = seen.measured["text"].as_str().unwrap();
-        for part in ["The last 7 days", "older timelines not drawn", "older backups not listed", "more: walden wal-verify --json"] {
+        for part in [
+            "The last 7 days",
+            "older timelines not drawn",
+            "older backups not listed",
+            "more: walden wal-verify --json",
+        ] {
             assert!(text.contains(part), "{part:?} is not in {text}");
         }
-        let merged = seen.measured["titles"].as_array().unwrap().iter().any(|title| title.as_str().unwrap().contains(" backups, "));
+        let merged = seen.measured["titles"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|title| title.as_str().unwrap().contains(" backups, "));
         assert!(merged, "{:#}", seen.measured["titles"]);
     }
 }
@@ -295,7 +346,10 @@ fn the_data_of_the_page_is_printed_as_json() {
     assert_eq!((&line["timeline"], &line["latest"], &line["broken"]), (&json!(2), &json!(true), &json!(false)));
     assert_eq!((line["windows"].as_array().unwrap().len(), &line["gaps"][0]["segments"]), (2, &json!(10)));
     let branch = &cluster["timelines"][1];
-    assert_eq!((&branch["parent"], &branch["left_at"], &branch["segments"]), (&json!(1), &json!("0/C8008000"), &json!(90)));
+    assert_eq!(
+        (&branch["parent"], &branch["left_at"], &branch["segments"]),
+        (&json!(1), &json!("0/C8008000"), &json!(90))
+    );
 }
 
 #[test]

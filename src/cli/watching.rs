@@ -53,7 +53,11 @@ pub(super) async fn status(
 ///
 /// # Errors
 /// If the page cannot be written; the archive's, if it could not be seen, after the page has been written.
-pub(super) async fn report(data_directory: Option<PathBuf>, settings: &Settings, environment: &Environment) -> Result<()> {
+pub(super) async fn report(
+    data_directory: Option<PathBuf>,
+    settings: &Settings,
+    environment: &Environment,
+) -> Result<()> {
     let look = Look::of(data_directory, settings, environment).await?;
     let (standing, _) = look.take().await;
     let page = report::page(&look.archive, &standing, &findings(&standing, &limits(settings)?));

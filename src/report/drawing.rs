@@ -53,7 +53,7 @@ pub(super) struct Drawing {
     pub to: Timestamp,
     pub ticks: Vec<Tick>,
     pub lanes: Vec<Lane>,
-    /// Timelines that are not drawn, for there are too many.
+    /// Timelines that would be drawn, and are too many.
     pub hidden: usize,
 }
 
@@ -130,15 +130,24 @@ impl Shape {
     }
 }
 
+/// How many timelines are never drawn.
+pub(super) fn older(cluster: &Cluster) -> usize {
+    cluster.timelines.len().saturating_sub(LANES)
+}
+
 /// When a backup stands on the time line.
 pub(super) fn time(listed: &Listed) -> Timestamp {
     listed.taken.as_ref().map_or(listed.started, |taken| taken.finished)
 }
 
-/// From when on there is something to draw; `None` if there is nothing.
+/// From when on there is something to draw; `None` if there is nothing. Of many timelines only the newest are drawn, and
+/// the others are to leave no room empty.
 pub(super) fn first(cluster: &Cluster) -> Option<Timestamp> {
     let windows = cluster.recoverable.iter().flat_map(|line| &line.windows).map(|window| window.start_time);
-    windows.chain(cluster.backups.iter().map(|listed| listed.started)).min()
+    let first = windows.chain(cluster.backups.iter().map(|listed| listed.started)).min()?;
+    let oldest = cluster.timelines.len().checked_sub(LANES).and_then(|hidden| cluster.timelines.get(hidden));
+    let begin = oldest.and_then(|branch| begins(cluster).remove(&branch.timeline));
+    Some(begin.map_or(first, |begin| begin.max(first)))
 }
 
 /// The time line of a cluster between two times.
@@ -149,10 +158,11 @@ pub(super) fn draw(cluster: &Cluster, from: Timestamp, to: Timestamp) -> Drawing
     for line in &cluster.recoverable {
         let chain = chain(cluster, line.timeline);
         let newest = cluster.last_segment.as_ref().map_or(to, |last| last.stored).max(from);
-        for window in &line.windows {
-            share(&mut windows, &chain, &begins, (window.start_time, window.end_time.unwrap_or(window.start_time)));
+        let own = reached(line);
+        for &window in &own {
+            share(&mut windows, &chain, &begins, window);
         }
-        for hole in lost(cluster, line, newest) {
+        for hole in lost(cluster, line, &own, newest) {
             share(&mut holes, &chain, &begins, hole);
         }
     }
@@ -176,7 +186,8 @@ pub(super) fn draw(cluster: &Cluster, from: Timestamp, to: Timestamp) -> Drawing
     }
     let hidden = lanes.len().saturating_sub(LANES);
     let mut lanes = lanes.split_off(hidden);
-    let places: BTreeMap<Timeline, usize> = lanes.iter().enumerate().map(|(place, lane)| (lane.timeline, place)).collect();
+    let places: BTreeMap<Timeline, usize> =
+        lanes.iter().enumerate().map(|(place, lane)| (lane.timeline, place)).collect();
     for lane in &mut lanes {
         let branch = cluster.timelines.iter().find(|branch| branch.timeline == lane.timeline);
         let parent = branch.and_then(|branch| branch.parent).and_then(|parent| places.get(&parent));
@@ -254,14 +265,28 @@ fn share(
     }
 }
 
+/// The windows of a line. They are in the order of their WAL, so none ends after the next one begins, though the store's
+/// clock may say so: of a copied archive, or where the clocks differ.
+fn reached(line: &Line) -> Vec<(Timestamp, Timestamp)> {
+    let nexts = line.windows.iter().skip(1).map(|next| Some(next.start_time)).chain([None]);
+    let reached = line.windows.iter().zip(nexts).map(|(window, next)| {
+        let end = window.end_time.unwrap_or(window.start_time).max(window.start_time);
+        (window.start_time, next.map_or(end, |next| end.min(next)))
+    });
+    reached.collect()
+}
+
 /// Where recoveries along this line cannot stop: between its windows, and behind the last one. The newest WAL is of the
 /// latest timeline.
-fn lost(cluster: &Cluster, line: &Line, newest: Timestamp) -> Vec<(Timestamp, Timestamp)> {
-    let end = |window: &super::Stretch| window.end_time.unwrap_or(window.start_time);
-    let mut lost: Vec<(Timestamp, Timestamp)> =
-        line.windows.windows(2).map(|pair| (end(&pair[0]), pair[1].start_time)).collect();
-    let from = match line.windows.last() {
-        Some(last) => line.broken.then(|| end(last)),
+fn lost(
+    cluster: &Cluster,
+    line: &Line,
+    windows: &[(Timestamp, Timestamp)],
+    newest: Timestamp,
+) -> Vec<(Timestamp, Timestamp)> {
+    let mut lost: Vec<(Timestamp, Timestamp)> = windows.windows(2).map(|pair| (pair[0].1, pair[1].0)).collect();
+    let from = match windows.last() {
+        Some(&(_, end)) => line.broken.then_some(end),
         None => {
             let chain = chain(cluster, line.timeline);
             cluster.backups.iter().filter(|listed| chain.contains(&listed.timeline)).map(time).min()
@@ -356,8 +381,8 @@ fn ticks(axis: &Axis) -> Vec<Tick> {
 mod tests {
     use super::*;
     use crate::layout::BackupId;
-    use crate::report::{Branch, Stretch, Taken};
     use crate::postgres::lsn::Lsn;
+    use crate::report::{Branch, Stretch, Taken};
     use crate::wal::segment::{SegmentName, SegmentSize};
     use proptest::prelude::*;
 

@@ -137,6 +137,7 @@ fn reach(cluster: &Cluster, now: Timestamp) -> Markup {
                 @if let Some(end) = window.end_time {
                     strong { (time(end)) } ", " (ago(end, now)) " before this report"
                 } @else { strong { (window.end) } }
+                @if line.broken { "; after that WAL is missing" }
                 @if line.windows.len() > 1 { "; earlier there are gaps" }
                 "."
             },
@@ -232,10 +233,10 @@ fn window(cluster: &Cluster, now: Timestamp) -> Markup {
             h3 { "Where recoveries can stop" }
             @if long {
                 h4 { "The last 7 days" }
-                (time_line(cluster, now - LAST_DAYS, now))
+                (time_line(cluster, now - LAST_DAYS, now, 0))
                 h4 { "All" }
             }
-            (time_line(cluster, first, now))
+            (time_line(cluster, first, now, drawing::older(cluster)))
             (legend())
             (stretches(cluster))
             (gaps(cluster))
@@ -244,18 +245,16 @@ fn window(cluster: &Cluster, now: Timestamp) -> Markup {
     }
 }
 
-fn time_line(cluster: &Cluster, from: Timestamp, to: Timestamp) -> Markup {
+fn time_line(cluster: &Cluster, from: Timestamp, to: Timestamp, older: usize) -> Markup {
     let drawing = drawing::draw(cluster, from, to);
-    let title = format!(
-        "Time line from {} to {} UTC; the tables below say the same",
-        second(drawing.from),
-        second(drawing.to)
-    );
+    let hidden = drawing.hidden.max(older);
+    let title =
+        format!("Time line from {} to {} UTC; the tables below say the same", second(drawing.from), second(drawing.to));
     html! {
         figure {
             (chart::time_line(&drawing, &title))
-            @if drawing.hidden > 0 {
-                figcaption { (counted(drawing.hidden, "older timeline")) " not drawn; they are in the table below." }
+            @if hidden > 0 {
+                figcaption { (counted(hidden, "older timeline")) " not drawn; they are in the table below." }
             }
         }
     }
@@ -382,7 +381,8 @@ fn forks(cluster: &Cluster) -> Markup {
 fn backups(cluster: &Cluster) -> Markup {
     let last = &cluster.backups[cluster.backups.len().saturating_sub(LAST)..];
     let older = &cluster.backups[..cluster.backups.len() - last.len()];
-    let special: Vec<&Listed> = older.iter().rev().filter(|listed| Shape::of(listed) != Shape::Good).take(ROWS).collect();
+    let special: Vec<&Listed> =
+        older.iter().rev().filter(|listed| Shape::of(listed) != Shape::Good).take(ROWS).collect();
     html! {
         section aria-label="Backups" {
             h3 { "Backups" }
@@ -439,7 +439,7 @@ fn table<'a>(backups: impl Iterator<Item = &'a Listed>, caption: &str) -> Markup
     html! {
         table.backups {
             caption { (caption) }
-            (header(&["Backup", "State", "Finished", "Took", "Cluster", "Stored", "Rate", "Timeline", "Label and notes"]))
+            (header(&["Backup", "State", "Finished", "Took", "Cluster", "Stored", "Rate", "Timeline"]))
             tbody { @for listed in backups { (row(listed)) } }
         }
     }
@@ -449,7 +449,10 @@ fn row(listed: &Listed) -> Markup {
     let shape = Shape::of(listed);
     html! {
         tr {
-            td.code.wide.plain data-label="Backup" { (listed.id) }
+            td.wide.plain data-label="Backup" {
+                div.code { (listed.id) }
+                @if let Some(taken) = &listed.taken { (marks(taken)) }
+            }
             td.wide.plain data-label="State" {
                 span.state { svg width="20" height="18" aria-hidden="true" { svg x="10" y="9" overflow="visible" { (chart::shape(shape)) } }
                 span.bad[shape > Shape::Incomplete] { (shape.word()) } }
@@ -465,12 +468,10 @@ fn row(listed: &Listed) -> Markup {
                         @if let Some(rate) = taken.bytes_per_second { (about(rate)) "/s" } @else { "unknown" }
                     }
                     td.number data-label="Timeline" { (listed.timeline.0) }
-                    (marks(taken))
                 },
                 None => {
                     td.wide.plain data-label="Began" colspan="5" { "began " (time(listed.started)) }
                     td.number data-label="Timeline" { (listed.timeline.0) }
-                    td {}
                 },
             }
         }
@@ -479,7 +480,7 @@ fn row(listed: &Listed) -> Markup {
 
 fn marks(taken: &Taken) -> Markup {
     html! {
-        td.wide.plain data-label="Label" {
+        div.marks {
             @if let Some(label) = &taken.label { bdi { (foreign(label)) } }
             @for (key, value) in taken.notes.iter().take(NOTES) {
                 " " span.note { bdi { (foreign(key)) } "=" bdi { (foreign(value)) } }

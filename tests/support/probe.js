@@ -11,6 +11,9 @@ addEventListener('load', () => {
     if (box.width && (box.left < -0.5 || box.right > wide + 0.5)) outside.push(name(element));
   }
 
+  const spills = [...page.body.querySelectorAll('p, li, dt, dd, td, th, figcaption, h1, h2, h3, h4')]
+    .filter(element => element.clientWidth > 1 && element.scrollWidth > element.clientWidth + 1).map(name);
+
   const number = colour => (colour.match(/[\d.]+/g) || []).map(Number);
   const light = colour => {
     const [red, green, blue] = number(colour).map(part => (part /= 255) <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
@@ -39,7 +42,7 @@ addEventListener('load', () => {
     scrolls: page.documentElement.scrollWidth,
     high: Math.ceil(page.body.getBoundingClientRect().bottom),
     paper: inner.getComputedStyle(page.documentElement).backgroundColor,
-    outside, faint,
+    outside, spills, faint,
     fetched: inner.performance.getEntriesByType('resource').map(entry => entry.name),
     ran: inner.ran === undefined ? null : inner.ran,
     scripts: page.querySelectorAll('script').length,
