@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Archived, Host, Standing, Status};
+use super::{Archived, Host, Standing, Status, retention};
 use crate::wal::verify::VerifiedBackup;
 
 /// A file that fails for longer than this is not helped by PostgreSQL's next attempts, which come every minute.
@@ -112,6 +112,7 @@ fn cluster(status: &Status, standing: &Standing, limits: &Limits) -> Vec<Finding
             }
             found.extend(backups(archived, standing.when, limits));
             found.extend(content(archived));
+            found.extend(housekeeping(archived, standing.when));
         }
         // Of a server that does not tell which cluster it serves nothing can be said.
         None if standing.unseen_archive.is_none() && status.system_id.is_some() => {
@@ -198,10 +199,17 @@ fn content(archived: &Archived) -> Vec<Finding> {
         let level = if damage.newer { Level::Unknown } else { Level::Critical };
         found.push(finding(level, format!("{} cannot be used: {}", damage.name, damage.detail)));
     }
-    if let Some(failure) = archived.verification.as_ref().and_then(|last| last.failure.as_ref()) {
-        found.push(finding(Level::Warning, format!("the last wal-verify found: {failure}")));
-    }
     found
+}
+
+/// What nobody waits for, and somebody should look at.
+fn housekeeping(archived: &Archived, now: Timestamp) -> Vec<Finding> {
+    let verification = archived.verification.as_ref().and_then(|last| last.failure.as_ref());
+    let verification = verification.map(|failure| format!("the last wal-verify found: {failure}"));
+    let retention = archived.retention.as_ref().and_then(|last| {
+        Some(format!("the last walden delete {} failed: {}", last.command, retention::wrong(last, now)?))
+    });
+    verification.into_iter().chain(retention).map(|what| finding(Level::Warning, what)).collect()
 }
 
 /// Which of the two limits the age is beyond, and the age in whole seconds.
