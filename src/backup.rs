@@ -18,6 +18,7 @@ pub mod push;
 mod read;
 pub mod remote;
 mod resume;
+pub mod retention;
 mod session;
 mod volume;
 mod wait;

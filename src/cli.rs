@@ -16,6 +16,7 @@ mod opening;
 mod resident;
 mod restore_command;
 mod restoring;
+mod retaining;
 mod signals;
 mod standing;
 mod verbs;

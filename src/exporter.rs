@@ -159,8 +159,7 @@ where
             }
             let _ = timeout(ANSWER_WITHIN, last.wait_for(|page| fresh(page))).await;
         }
-        let page = last.borrow().clone();
-        page
+        last.borrow().clone()
     }
 }
 

@@ -56,6 +56,8 @@ pub enum Key {
     Files(SystemId, BackupId),
     /// The short manifest: the commit point of a base backup.
     Backup(SystemId, BackupId),
+    /// `retention.json`: what the last deletion by `walden delete` did.
+    Retention(SystemId),
 }
 
 /// What an object belongs to.
@@ -89,6 +91,7 @@ impl fmt::Display for Key {
             Key::Part(system, id, PartName { volume, part }) => write!(f, "{system}/backup/{id}/v{volume}/{part:06}"),
             Key::Files(system, id) => write!(f, "{system}/backup/{id}/files"),
             Key::Backup(system, id) => write!(f, "{system}/backup/{id}/backup.json"),
+            Key::Retention(system) => write!(f, "{system}/retention.json"),
         }
     }
 }
@@ -102,6 +105,7 @@ impl Key {
             ["walden.json"] => Key::Marker,
             ["walden-probe.txt"] => Key::Probe,
             ["walden-doctor.txt"] => Key::Doctor,
+            [id, "retention.json"] => Key::Retention(system(id)?),
             [id, "wal", name] => Key::Wal(system(id)?, WalFile::parse(name)?),
             [id, "wal", _, name] => Key::Wal(system(id)?, WalFile::parse(name)?),
             [id, "backup", backup, "files"] => Key::Files(system(id)?, BackupId::parse(backup)?),
@@ -120,7 +124,7 @@ impl Key {
     /// What it belongs to.
     pub fn family(&self) -> Family {
         match self {
-            Key::Marker | Key::Probe | Key::Doctor => Family::Archive,
+            Key::Marker | Key::Probe | Key::Doctor | Key::Retention(..) => Family::Archive,
             Key::Wal(..) => Family::Wal,
             Key::Part(..) | Key::Files(..) | Key::Backup(..) => Family::Backup,
         }
@@ -132,7 +136,7 @@ impl Key {
         match self {
             Key::Wal(_, file) => matches!(file, WalFile::Segment(_) | WalFile::Partial(_)),
             Key::Part(..) => true,
-            Key::Marker | Key::Probe | Key::Doctor | Key::Files(..) | Key::Backup(..) => false,
+            Key::Marker | Key::Probe | Key::Doctor | Key::Retention(..) | Key::Files(..) | Key::Backup(..) => false,
         }
     }
 }
@@ -183,9 +187,9 @@ impl BackupId {
         self.started
     }
 
-    /// The timeline on which its WAL begins.
-    pub fn timeline(self) -> Timeline {
-        self.segment.timeline
+    /// The segment in which its WAL began. A backup that was resumed begins later.
+    pub fn segment(self) -> SegmentName {
+        self.segment
     }
 
     /// Reads an id; `None` for anything else.
@@ -251,7 +255,8 @@ mod tests {
                 PartName { volume, part }
             )),
             (system.clone(), any_id()).prop_map(|(system, id)| Key::Files(system, id)),
-            (system, any_id()).prop_map(|(system, id)| Key::Backup(system, id)),
+            (system.clone(), any_id()).prop_map(|(system, id)| Key::Backup(system, id)),
+            system.prop_map(Key::Retention),
         ]
     }
 

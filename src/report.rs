@@ -1,7 +1,7 @@
 //! `report`: how archiving stands, as one page to look at.
 //!
-//! Out of what `status` found come plain values ([`Page`]), which are also what `--json` prints; `html` makes the page of
-//! them. Pure: nothing is read, nothing written, and the time comes from outside.
+//! Out of what `status` found come plain values ([`Page`]), which are also what `--json` prints; `html` makes the page
+//! of them. Pure: nothing is read, nothing written, and the time comes from outside.
 
 mod chart;
 mod drawing;
@@ -18,7 +18,7 @@ use crate::layout::{BackupId, Key};
 use crate::postgres::control::SystemId;
 use crate::postgres::lsn::Lsn;
 use crate::status::verdict::{Finding, worst};
-use crate::status::{Archived, Host, Standing, Status, Verification};
+use crate::status::{Archived, Host, Standing, Status, Verification, retention};
 use crate::wal::chain::{Gap, Window};
 use crate::wal::segment::SegmentName;
 use crate::wal::timeline::Timeline;
@@ -85,6 +85,8 @@ pub struct Cluster {
     pub skipped: Vec<String>,
     /// When it was last verified from this machine.
     pub verified: Option<Verification>,
+    /// What the last deletion by retention has done.
+    pub retention: Option<Retention>,
     /// What its server says.
     pub archiving: Option<Archiving>,
 }
@@ -215,6 +217,27 @@ pub struct Branch {
     pub stored_size: u64,
 }
 
+/// What the last deletion by retention has done.
+#[derive(Clone, Debug, Serialize)]
+pub struct Retention {
+    /// What was asked for, in the words of the command line.
+    pub command: String,
+    /// When it began, by the store's clock.
+    pub begun: Timestamp,
+    /// When it ended.
+    pub finished: Option<Timestamp>,
+    /// How many backups it deleted.
+    pub backups: usize,
+    /// How many WAL files.
+    pub wal_files: u64,
+    /// The bytes of all that.
+    pub bytes: u64,
+    /// How many backups stay.
+    pub kept: u64,
+    /// What is wrong with it.
+    pub failure: Option<String>,
+}
+
 /// What a server says.
 #[derive(Clone, Debug, Serialize)]
 pub struct Archiving {
@@ -247,16 +270,16 @@ pub fn page(archive: &str, standing: &Standing, findings: &[Finding]) -> Page {
         not_seen: standing.not_seen.iter().map(|unseen| unseen.what.clone()).collect(),
         asked_as: signer.map(|signer| signer.who.clone()),
         credentials_end: signer.and_then(|signer| signer.expires),
-        clusters: standing.clusters.iter().map(cluster).collect(),
+        clusters: standing.clusters.iter().map(|status| cluster(status, standing.when)).collect(),
     }
 }
 
-fn cluster(status: &Status) -> Cluster {
+fn cluster(status: &Status, now: Timestamp) -> Cluster {
     let archiving = status.host.as_ref().map(archiving);
     let Some(archived) = &status.archived else {
         return Cluster { system_id: status.system_id, archiving, ..Cluster::default() };
     };
-    let Archived { report, last_segment, verification } = archived;
+    let Archived { report, last_segment, retention, verification } = archived;
     Cluster {
         system_id: Some(report.system_id),
         archived: true,
@@ -269,6 +292,16 @@ fn cluster(status: &Status) -> Cluster {
         damaged: report.damaged.iter().map(|damage| [damage.name.clone(), damage.detail.clone()]).collect(),
         skipped: report.skipped.clone(),
         verified: verification.clone(),
+        retention: retention.as_ref().map(|last| Retention {
+            command: last.command.clone(),
+            begun: last.begun,
+            finished: last.finished,
+            backups: last.deleted.len(),
+            wal_files: last.wal_files,
+            bytes: last.bytes,
+            kept: last.kept,
+            failure: retention::wrong(last, now),
+        }),
         archiving,
     }
 }
@@ -303,7 +336,7 @@ fn backups(report: &Report) -> Vec<Listed> {
 }
 
 fn remains(id: BackupId, state: State, why: Option<String>) -> Listed {
-    Listed { id, state, why, timeline: id.timeline(), started: id.started(), taken: None }
+    Listed { id, state, why, timeline: id.segment().timeline, started: id.started(), taken: None }
 }
 
 fn complete(verified: &VerifiedBackup, before: Option<&Backup>) -> Listed {

@@ -3,6 +3,7 @@
 //! Puts together what others find, and says what could not be seen. Reads no segment, changes nothing, and takes nothing
 //! from a cache, but for when this machine last verified the archive. Whether what it finds is well is for `verdict`.
 
+pub mod retention;
 pub mod samples;
 mod server;
 pub mod verdict;
@@ -17,8 +18,10 @@ use jiff::Timestamp;
 pub use self::server::{Failing, Host};
 pub use self::verified::{Verification, remember};
 use crate::archive::Archive;
+use crate::backup::catalogue;
 use crate::backup::manifest::Backup;
-use crate::error::{Error, Result};
+use crate::backup::retention::record::LastRun;
+use crate::error::{Error, Kind, Result};
 use crate::observe::{Event, Observer};
 use crate::postgres::client::Environment;
 use crate::postgres::control::SystemId;
@@ -97,6 +100,8 @@ pub struct Archived {
     pub report: Report,
     /// The last segment of the newest timeline, and when it was stored, by the store's clock.
     pub last_segment: Option<(SegmentName, Timestamp)>,
+    /// What the last deletion by retention has done, if there was one and its record can be read.
+    pub retention: Option<LastRun>,
     /// What this machine found when it last verified the archive.
     pub verification: Option<Verification>,
 }
@@ -128,7 +133,10 @@ pub async fn look(archive: &Archive, wanted: &Wanted, observer: &Arc<dyn Observe
     let only = wanted.only();
     let (seen, (host, mut not_seen)) = tokio::join!(archived(archive, only, wanted, observer), server::look(wanted));
     let (seen, unseen_archive) = match seen {
-        Ok(seen) => (seen, None),
+        Ok((seen, unseen)) => {
+            not_seen.extend(unseen);
+            (seen, None)
+        }
         Err(error) => (Vec::new(), Some(error)),
     };
     let of = |archived: Archived| Status {
@@ -165,20 +173,27 @@ async fn archived(
     only: Option<SystemId>,
     wanted: &Wanted,
     observer: &Arc<dyn Observer>,
-) -> Result<Vec<Archived>> {
+) -> Result<(Vec<Archived>, Vec<NotSeen>)> {
     let systems = match only {
         Some(system) => archive.prove(system).await.map(|()| vec![system])?,
         None => archive.clusters().await?,
     };
-    let mut found = Vec::new();
+    let (mut found, mut unseen) = (Vec::new(), Vec::new());
     for system in systems {
         let report = verify::verify(archive, system, None, observer).await?;
         let last_segment = last_segment(archive, &report).await?;
+        let retention = match catalogue::last_retention(archive, system).await {
+            Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Refused) => {
+                unseen.push(NotSeen { what: format!("the last retention: {error}"), expected: true });
+                None
+            }
+            last => last?,
+        };
         let verification = verified::recall(&wanted.memory, &wanted.address, system);
         observer.notice(Event::Done(format!("the archive of cluster {system} has been looked at")));
-        found.push(Archived { report, last_segment, verification });
+        found.push(Archived { report, last_segment, retention, verification });
     }
-    Ok(found)
+    Ok((found, unseen))
 }
 
 async fn last_segment(archive: &Archive, report: &Report) -> Result<Option<(SegmentName, Timestamp)>> {

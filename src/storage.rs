@@ -81,12 +81,25 @@ pub trait Store: Send + Sync + Debug {
     fn pages_at_once(&self) -> usize;
 
     /// Deletes these objects; one that is absent already counts as deleted. In a bucket that keeps versions they are only
-    /// marked: neither listed nor read any more, but their room is not free. Then it says so in the log.
+    /// marked: neither listed nor read any more, but their room is not free. Then it says so in the log, once.
+    ///
+    /// # Errors
+    /// Only those that concern all of the keys. Which single ones were refused is in what is returned.
+    async fn remove(&self, keys: &[String]) -> Result<Removed>;
+
+    /// The same, for whoever needs all of them to go.
     ///
     /// # Errors
     /// The first refusal, after all keys have been tried, saying how many of them were refused, and until when those stay
     /// that are locked.
-    async fn delete(&self, keys: &[String]) -> Result<()>;
+    async fn delete(&self, keys: &[String]) -> Result<()> {
+        self.remove(keys).await?.all()
+    }
+
+    /// Until when the object is locked against being deleted for good, in words; `None` if it is not, or if we may not know.
+    async fn lock(&self, _key: &str) -> Option<String> {
+        None
+    }
 
     /// What time it is by the clock that the ages of objects are told by. A store that does not tell gets this machine's.
     async fn now(&self) -> Result<Timestamp>;
@@ -104,6 +117,37 @@ pub trait Store: Send + Sync + Debug {
     async fn remove_leftovers(&self, _before: Timestamp) -> Result<Leftovers> {
         Ok(Leftovers::default())
     }
+}
+
+/// What became of a removal.
+#[must_use]
+#[derive(Debug, Default)]
+pub struct Removed {
+    /// The keys that were refused.
+    pub refused: Vec<String>,
+    /// The first refusal, and until when objects stay that are locked.
+    pub refusal: Option<Error>,
+    /// How many are only marked as deleted.
+    pub marked: u64,
+}
+
+/// So many of the refused keys are named.
+const NAMED: usize = 3;
+
+impl Removed {
+    /// # Errors
+    /// The first refusal, with how many there are, and some of their names.
+    pub fn all(self) -> Result<()> {
+        let Some(refusal) = self.refusal else { return Ok(()) };
+        Err(refusal.detail(could_not(self.refused.len() as u64, &self.refused)))
+    }
+}
+
+/// How many objects could not be deleted, and the names of the first ones.
+pub fn could_not(count: u64, first: &[String]) -> String {
+    let named = &first[..first.len().min(NAMED)];
+    let more = if count > named.len() as u64 { " and others" } else { "" };
+    format!("{count} objects could not be deleted: {}{more}", named.join(", "))
 }
 
 /// Who asks.

@@ -187,6 +187,8 @@ fn the_janitor_deletes_and_does_not_write() {
     let object = format!("{BUCKET}/main/1002/wal/00000001/{}", segment(1002, 1).name());
     accounts.service.s3(&janitor, "DELETE", &object, "").unwrap();
     tidy.fetch(1).code(1);
+    // Without a backup nothing goes; that it has looked it may write down.
+    tidy.walden(&["delete", "retain", "1", "--confirm", "--system-id", "1002"]).run().code(0).stderr_lacks("not noted");
 }
 
 #[test]

@@ -225,11 +225,11 @@ fn the_exporter_answers_one_question_looks_seldom_and_is_not_held_up_by_those_wh
         assert!(answer.starts_with(&format!("HTTP/1.1 {code} ")), "{request}: {answer}");
     }
     scene.s3().forget_requests();
-    for _ in 0..5 {
+    for _ in 0..40 {
         exporter.page();
     }
-    // Two looks at most, of some requests each, even if the machine is slow.
-    assert!(scene.s3().requests().len() < 20, "{:?}", scene.s3().requests());
+    // A look takes several requests.
+    assert!(scene.s3().requests().len() < 40, "{:?}", scene.s3().requests());
     // As many as may be there at once, and more.
     let mute: Vec<TcpStream> = (0..20).map(|_| TcpStream::connect(("127.0.0.1", exporter.port)).unwrap()).collect();
     wait_until("the mute ones are sent away", || {

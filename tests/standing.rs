@@ -315,3 +315,56 @@ fn each_run_is_counted_in_a_file_that_everybody_can_read() {
         push.run().code(0).stderr_has("no metrics are left");
     }
 }
+
+#[test]
+fn as_whom_the_store_is_asked_is_told_with_the_end_of_a_session_and_a_check_is_no_json() {
+    let scene = Scene::on_s3();
+    let name = scene.write(&small(1));
+    scene.push(&name).code(0);
+    let metrics = tempfile::tempdir().unwrap();
+    let lasting = scene.walden(&["status", "--json"]).run().code(0).json();
+    assert_eq!(lasting[0]["credentials"]["expires"], Value::Null, "{lasting}");
+    assert!(lasting[0]["credentials"]["who"].as_str().unwrap().starts_with("access key "), "{lasting}");
+    let session = scene.s3().web_identity(scene.data.path(), std::time::Duration::from_secs(3600));
+    let args = ["status", "--json", "--metrics-dir", metrics.path().to_str().unwrap()];
+    let session = scene.walden(&args).without(&["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]).envs(session);
+    let session = session.run().code(0).json();
+    let expires: jiff::Timestamp = session[0]["credentials"]["expires"].as_str().unwrap().parse().unwrap();
+    let metric = metric(metrics.path(), "walden_credentials_expiry_timestamp_seconds").unwrap();
+    assert_eq!(metric as i64, expires.as_second());
+    // A check is one line; JSON is another question.
+    verdict(scene.walden(&["status", "--check", "--json"]).run(), 3, "UNKNOWN");
+}
+
+#[test]
+fn a_retention_that_fails_is_told_until_one_succeeds() {
+    let place = Place::s3();
+    for postgres in Postgres::each() {
+        let primary = archived(&postgres, &place);
+        let metrics = primary.directory("metrics");
+        let failed = || {
+            status(&primary, &["--metrics-dir", metrics.to_str().unwrap()]).run().code(0);
+            metric(&metrics, "walden_last_retention_failed")
+        };
+        back_up(&primary);
+        assert_eq!((&shown(&primary)["last_retention"], failed()), (&Value::Null, None));
+        let system = shown(&primary)["system_id"].as_str().unwrap().to_owned();
+        let delete =
+            || primary.walden(&["delete", "retain", "1", "--confirm", "--system-id", &system, "--retry-timeout", "1s"]);
+
+        let refusal = Answer::refusal(403, "AccessDenied", "nothing goes today");
+        place.service().fail_always(On::op(Op::Delete), Fault::Answer(refusal));
+        delete().run().code(4);
+        place.service().heal();
+        verdict(check(&primary), 1, "WARNING").stdout_has("the last walden delete retain 1 failed: ");
+        assert!(shown(&primary)["last_retention"]["failure"].is_string());
+        assert_eq!(failed(), Some(1.0));
+
+        delete().run().code(0);
+        verdict(check(&primary), 0, "OK");
+        let last = shown(&primary)["last_retention"].clone();
+        assert_eq!((&last["failure"], &last["kept"]), (&Value::Null, &1.into()), "{last}");
+        assert_eq!(failed(), Some(0.0));
+        status(&primary, &[]).run().code(0).stdout_has("\nretention     retain 1, ");
+    }
+}

@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::mpsc;
 
 use super::manifest::{Backup, Files, FilesReader};
+use super::retention::record::LastRun;
 use crate::archive::Archive;
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::{self, BackupId, Key};
@@ -212,6 +213,20 @@ pub async fn latest(archive: &Archive, system: SystemId) -> Result<Backup> {
         Error::new(Kind::NotFound, format!("the archive {} has no complete backup", archive.store().url("")))
             .hint("Take one with walden backup-push.")
     })
+}
+
+/// What the last deletion by retention has done in a cluster's archive; `None` if there was none.
+///
+/// # Errors
+/// [`Kind::Corrupt`] if what it left is damaged, [`Kind::Refused`] if a newer version has written it.
+pub async fn last_retention(archive: &Archive, system: SystemId) -> Result<Option<LastRun>> {
+    let key = Key::Retention(system);
+    let content = match archive.store().get(&key.to_string(), None).await {
+        Ok(download) => download.read_all(SHORT_LIMIT).await?,
+        Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    LastRun::from_json(&content).during(|| format!("could not read {}", archive.url(&key))).map(Some)
 }
 
 /// The list of files of a backup.

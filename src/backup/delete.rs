@@ -2,6 +2,9 @@
 //!
 //! Deletes nothing that a short manifest belongs to, nothing that is not Walden's, and nothing that is not in a plan.
 
+pub mod expire;
+pub mod expiry;
+
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};

@@ -3,6 +3,8 @@
 //! Which flags exist is the table's business ([`crate::config::options`]), and the texts of `--help` that are not in it
 //! are `help`'s. Never prints and never exits: exit codes matter too much to PostgreSQL to be left to a parser.
 
+mod deleting;
+
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -11,11 +13,12 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 
+use crate::backup::delete::expiry;
 use crate::backup::manifest::{MarkChange, Marks};
 use crate::cli::help::{self, Positional};
 use crate::config::Settings;
 use crate::config::mark::Label;
-use crate::config::options::{self, TABLE, restoring};
+use crate::config::options::{self, TABLE, restoring, retention};
 use crate::config::row::{Role, Row, VerbName};
 use crate::config::sources::{self, Envdir, Environment, Flags};
 use crate::config::target::{Goal, Point, Selection, TablespaceMapping, Target, TargetTimeline};
@@ -132,8 +135,10 @@ pub enum Verb {
 }
 
 /// What `delete` is to delete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deletion {
+    /// Backups, and WAL that no other one needs.
+    Expiry(expiry::Request),
     /// What failed backups have left.
     Garbage {
         /// How long nothing was stored of it.
@@ -229,6 +234,13 @@ fn verb_command(verb: VerbName) -> Command {
         VerbName::BackupPush => command
             .mut_arg(options::REMOTE.row.name, |arg| arg.conflicts_with(help::PGDATA))
             .mut_arg(options::RESUME.row.name, |arg| arg.conflicts_with(options::REMOTE.row.name)),
+        VerbName::Delete => command
+            .mut_arg(help::OBJECT, |arg| arg.num_args(0..).action(ArgAction::Append))
+            .mut_arg(retention::RETAIN_WINDOW.row.name, |arg| arg.visible_alias("window"))
+            .mut_arg(retention::RETAIN_MIN.row.name, |arg| arg.visible_alias("min")),
+        VerbName::Status => {
+            command.mut_arg(options::watching::CHECK.row.name, |arg| arg.conflicts_with(options::JSON.row.name))
+        }
         VerbName::BackupMark => command
             .mut_arg(options::NO_KEEP.row.name, |arg| arg.conflicts_with(options::KEEP.row.name))
             .group(ArgGroup::new("change").multiple(true).required(true).args(MARKS.map(|row| row.name))),
@@ -355,7 +367,11 @@ fn verb(name: VerbName, matches: &ArgMatches, settings: &Settings) -> Result<Ver
         VerbName::BackupMark => {
             Verb::BackupMark { backup: required(matches, help::BACKUP, str::parse)?, change: mark_change(settings)? }
         }
-        VerbName::Delete => Verb::Delete(required(matches, help::WHAT, |what| deletion(what, settings))?),
+        VerbName::Delete => {
+            let words = matches.get_many::<String>(help::OBJECT).into_iter().flatten();
+            let words: Vec<&str> = words.map(String::as_str).collect();
+            Verb::Delete(required(matches, help::WHAT, |what| deleting::deletion(what, &words, matches, settings))?)
+        }
         VerbName::Daemon => Verb::Daemon { pgdata: required(matches, help::PGDATA, PathBuf::read)? },
         VerbName::WalShow => Verb::WalShow,
         VerbName::WalVerify => Verb::WalVerify,
@@ -365,14 +381,6 @@ fn verb(name: VerbName, matches: &ArgMatches, settings: &Settings) -> Result<Ver
         VerbName::Doctor => Verb::Doctor,
         VerbName::Config => Verb::Config,
     })
-}
-
-fn deletion(what: &str, settings: &Settings) -> Result<Deletion> {
-    match what {
-        "garbage" => Ok(Deletion::Garbage { older_than: settings.get(&options::OLDER_THAN)? }),
-        _ => Err(Error::new(Kind::Usage, format!("\"{what}\" is nothing that can be deleted"))
-            .hint("Write walden delete garbage.")),
-    }
 }
 
 fn optional<T>(matches: &ArgMatches, name: &str, read: impl FnOnce(&str) -> Result<T>) -> Result<Option<T>> {
@@ -560,10 +568,16 @@ mod tests {
                     VerbName::WalFetch => &["00000002.history", "x"],
                     VerbName::BackupShow | VerbName::BackupMark => &["LATEST"],
                     VerbName::BackupCat => &["LATEST", "x"],
+                    VerbName::Delete if row.name == "even-the-last" => &["everything"],
+                    VerbName::Delete if row.name.starts_with("retain") => &["retain", "7"],
                     VerbName::Delete => &["garbage"],
                     VerbName::BackupPush | VerbName::BackupList | VerbName::Config => &[],
-                    VerbName::WalShow | VerbName::WalVerify | VerbName::Status | VerbName::Doctor => &[],
-                    VerbName::Exporter | VerbName::Report => &[],
+                    VerbName::WalShow
+                    | VerbName::WalVerify
+                    | VerbName::Status
+                    | VerbName::Exporter
+                    | VerbName::Report
+                    | VerbName::Doctor => &[],
                 };
                 let takes = row.verbs.contains(&verb);
                 let target = if takes { target(row) } else { "" };
@@ -718,7 +732,10 @@ mod tests {
                 let line = line.split(" >").next().unwrap();
                 let arguments = line.split_whitespace().map(OsString::from).collect::<Vec<_>>();
                 let arguments = sources::take_envdir(&arguments).unwrap().map_or(arguments, |envdir| envdir.arguments);
-                assert!(matches!(parse(arguments, &with_prefix()), Ok(Parsed::Run(_))), "{line}");
+                let variables = [("WALDEN_PREFIX", "s3://bucket"), ("WALDEN_RETAIN", "7")];
+                let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+                let environment = variables.into_iter().collect();
+                assert!(matches!(parse(arguments, &environment), Ok(Parsed::Run(_))), "{line}");
                 found += 1;
             }
         }

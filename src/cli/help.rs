@@ -18,6 +18,7 @@ pub(super) const DIR: &str = "DIR";
 pub(super) const BACKUP: &str = "BACKUP";
 pub(super) const FILE: &str = "FILE";
 pub(super) const WHAT: &str = "WHAT";
+pub(super) const OBJECT: &str = "OBJECT";
 
 /// The operands of a verb, in their order.
 pub(super) fn positionals(verb: VerbName) -> &'static [Positional] {
@@ -54,7 +55,15 @@ pub(super) fn positionals(verb: VerbName) -> &'static [Positional] {
                 doc: "The file's path in the data directory, such as postgresql.conf",
             },
         ],
-        VerbName::Delete => &[Positional { name: WHAT, required: true, doc: "garbage: what failed backups have left" }],
+        VerbName::Delete => &[
+            Positional {
+                name: WHAT,
+                required: true,
+                doc: "retain COUNT: all but the newest backups; policy: what the settings retain and retain-window do not \
+                      keep; before TIME or BACKUP; backup ID ...; everything; garbage: what failed backups have left",
+            },
+            Positional { name: OBJECT, required: false, doc: "A count, a time, or ids, as WHAT asks for" },
+        ],
         VerbName::Daemon => {
             &[Positional { name: PGDATA, required: true, doc: "The data directory of the cluster to serve" }]
         }
@@ -79,7 +88,7 @@ pub(super) fn summary(verb: VerbName) -> &'static str {
         VerbName::BackupShow => "Show one base backup",
         VerbName::BackupCat => "Write one file of a base backup to standard output",
         VerbName::BackupMark => "Change the label, the notes or the keeping of a base backup",
-        VerbName::Delete => "Delete what failed backups have left",
+        VerbName::Delete => "Delete old backups with their WAL, or what failed backups have left",
         VerbName::Daemon => "Help wal-push with connections that are ready: for a store that is far away",
         VerbName::WalShow => "Show which WAL is in the archive, timeline by timeline",
         VerbName::WalVerify => "Verify that every backup finds the WAL to recover from it",
@@ -189,14 +198,22 @@ Examples:
         }
         VerbName::Delete => {
             "\
-What is there, without deleting it:
-  walden --envdir /etc/walden.d delete garbage
+What would go and what stays, each with its reason; nothing goes without --confirm:
+  walden --envdir /etc/walden.d delete retain 7
+  walden --envdir /etc/walden.d delete retain 3 --window 14d
+  walden --envdir /etc/walden.d delete before 2026-11-01T00:00+01
+  walden --envdir /etc/walden.d delete before 20261121T013005Z-0000000100000000000000AB
+  walden --envdir /etc/walden.d delete backup 20261121T013005Z-0000000100000000000000AB
+  walden --envdir /etc/walden.d delete everything --even-the-last
 
-Deleting it:
+Every night after the backup, with WALDEN_RETAIN=7 or WALDEN_RETAIN_WINDOW=14d among the settings:
+  walden --envdir /etc/walden.d delete policy --confirm
+
+What failed backups have left:
   walden --envdir /etc/walden.d delete garbage --confirm
 
-A backup that something was stored of within --older-than stays: it may be being taken. Whoever deletes needs
-s3:DeleteObject."
+What is marked to be kept, what may be being taken and the newest sound backup stay. WAL stays as long as a
+backup that stays needs it. Whoever deletes needs s3:DeleteObject."
         }
         VerbName::Daemon => {
             "\

@@ -72,7 +72,7 @@ fn fingerprint(settings: &Settings, environment: &Environment) -> String {
         }
     };
     add("version", env!("CARGO_PKG_VERSION"));
-    let decisive = |name: &str| !["pgdata", "log-level", "log-format"].contains(&name);
+    let decisive = |name: &str| !["pgdata", "log-level", "log-format", "metrics-dir"].contains(&name);
     let rows = TABLE.iter().filter(|row| row.role == Role::Setting && row.verbs.contains(&VerbName::WalPush));
     for row in rows.filter(|row| decisive(row.name)) {
         // Of those that are not given the default decides, which belongs to the version.

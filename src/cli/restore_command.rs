@@ -13,6 +13,8 @@ use crate::error::{Context, Result};
 pub(super) fn build(settings: &Settings, environment: &Environment) -> Result<String> {
     let program = std::env::current_exe().during(|| "could not find this program's own file")?;
     let mut words = vec![quoted(&program.display().to_string())];
+    // Only what every verb takes may stand before it.
+    let mut own = vec![VerbName::WalFetch.to_string()];
     if let Some(directory) = environment.get(ENVDIR_VARIABLE) {
         words.push(format!("--{} {}", ENVDIR.row.name, quoted(&absolute(directory)?)));
     }
@@ -24,10 +26,12 @@ pub(super) fn build(settings: &Settings, environment: &Environment) -> Result<St
         }
         for text in settings.texts(row) {
             let text = if row.role == Role::Source { absolute(text)? } else { text.to_owned() };
-            words.push(format!("--{} {}", row.name, quoted(&text)));
+            let place = if row.is_global() { &mut words } else { &mut own };
+            place.push(format!("--{} {}", row.name, quoted(&text)));
         }
     }
-    words.push(format!("{} %f \"%p\"", VerbName::WalFetch));
+    words.extend(own);
+    words.push("%f \"%p\"".to_owned());
     Ok(words.join(" "))
 }
 

@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 
 use super::looking;
 use crate::backup::manifest::Backup;
+use crate::backup::retention::record::LastRun;
+use crate::status::retention;
 use crate::status::verdict::{Finding, Limits, worst};
 use crate::status::{Archived, Failing, Host, Standing, Status, Verification};
 
@@ -78,8 +80,24 @@ fn archive_lines(archived: &Archived, now: Timestamp) -> Vec<(&'static str, Stri
         let good = good.map_or("there is none".to_owned(), |id| id.to_string());
         lines.push(("last good one", format!("{good}; of the last one, {damage}")));
     }
+    lines.extend(archived.retention.as_ref().map(|last| ("retention", last_retention(last, now))));
     lines.extend(archived.verification.as_ref().map(|last| ("last verified", verification(last, now))));
     lines
+}
+
+fn last_retention(last: &LastRun, now: Timestamp) -> String {
+    let what = match (retention::wrong(last, now), last.finished) {
+        (Some(wrong), _) => wrong,
+        (None, None) => "under way".to_owned(),
+        (None, Some(_)) => format!(
+            "deleted {} backups and {} WAL files, {}; {} backups stay",
+            last.deleted.len(),
+            last.wal_files,
+            BinaryBytes(last.bytes),
+            last.kept
+        ),
+    };
+    format!("{}, {} ago: {what}", last.command, ago(last.finished.unwrap_or(last.begun), now))
 }
 
 fn verification(last: &Verification, now: Timestamp) -> String {
@@ -267,6 +285,18 @@ fn archive_json(archived: &Archived, now: Timestamp) -> Value {
         "damaged": report.damaged.iter().map(|damage| {
             json!({ "name": damage.name, "newer": damage.newer, "detail": damage.detail })
         }).collect::<Vec<Value>>(),
+        "last_retention": archived.retention.as_ref().map(|last| json!({
+            "command": last.command,
+            "begun": last.begun,
+            "finished": last.finished,
+            "age": age(last.finished.unwrap_or(last.begun)),
+            "deleted": last.deleted,
+            "wal_files": last.wal_files,
+            "bytes": last.bytes,
+            "refused": last.refused,
+            "kept": last.kept,
+            "failure": retention::wrong(last, now),
+        })),
         "last_verification": archived.verification.as_ref().map(|last| {
             json!({ "when": last.when, "age": age(last.when), "deep": last.deep, "failure": last.failure })
         }),

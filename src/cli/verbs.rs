@@ -10,12 +10,13 @@ use jiff::Timestamp;
 
 use super::arguments::{Deletion, Invocation, Verb};
 use super::opening::{archive, level, wal_archive};
-use super::{backups, config, deleting, doctor, looking, message, resident, restoring, wal, watching};
+use super::{backups, config, deleting, doctor, looking, message, resident, restoring, retaining, wal, watching};
 use crate::archive::Archive;
+use crate::backup::delete::{self, expire, expiry};
 use crate::backup::manifest::Backup;
 use crate::backup::push as backup_push;
 use crate::backup::remote as remote_push;
-use crate::backup::{cat, catalogue, delete, mark};
+use crate::backup::{cat, catalogue, mark};
 use crate::config::Settings;
 use crate::config::options;
 use crate::config::sources::Environment;
@@ -143,6 +144,23 @@ pub(super) fn run(Invocation { verb, settings, .. }: Invocation, environment: &E
             let deleted = delete::delete_garbage(&archive, &plan, &*observer()).await?;
             message::print(&if json { deleting::json(&plan, Some(&deleted)) } else { deleting::done(&plan, &deleted) });
             Ok(())
+        }),
+        Verb::Delete(Deletion::Expiry(request)) => on_all_threads(async {
+            let archive = archive(&settings).await?;
+            let (systems, observer) = (clusters(&settings, &archive).await?, observer());
+            let plan = expiry::find(&archive, &systems, &request, &*observer).await?;
+            let json = settings.get(&options::JSON)?;
+            if !settings.get(&options::CONFIRM)? {
+                message::print(&if json { retaining::json(&plan, None) } else { retaining::planned(&plan) });
+                return Ok(());
+            }
+            let outcome = expire::expire(&archive, &plan, &*observer).await?;
+            message::print(&if json {
+                retaining::json(&plan, Some(&outcome))
+            } else {
+                retaining::done(&plan, &outcome)
+            });
+            outcome.judge()
         }),
         Verb::Daemon { pgdata } => on_one_thread(resident::serve(&pgdata, &settings, environment)),
         Verb::WalShow => on_all_threads(async {

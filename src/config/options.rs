@@ -23,6 +23,7 @@ use crate::postgres::control::SystemId;
 
 pub mod requests;
 pub mod restoring;
+pub mod retention;
 pub mod watching;
 
 /// Every row, in the order in which help and documentation list them.
@@ -64,6 +65,9 @@ pub static TABLE: &[&Row] = &[
     &requests::S3_WAL_LOCK.row,
     &requests::S3_BACKUP_LOCK.row,
     &requests::S3_REQUESTER_PAYS.row,
+    &retention::RETAIN.row,
+    &retention::RETAIN_WINDOW.row,
+    &retention::RETAIN_MIN.row,
     &CACHE_DIR.row,
     &watching::METRICS_DIR.row,
     &watching::LISTEN.row,
@@ -86,6 +90,7 @@ pub static TABLE: &[&Row] = &[
     &KEEP.row,
     &NO_KEEP.row,
     &OLDER_THAN.row,
+    &retention::EVEN_THE_LAST.row,
     &CONFIRM.row,
     &watching::CHECK.row,
     &watching::OUTPUT.row,
@@ -568,8 +573,8 @@ pub static OLDER_THAN: Setting<Duration> = Setting::new(Row {
     value: Some("DURATION"),
     bounds: Some(["1h", "365d"]),
     default: Some("24h"),
-    doc: "How long nothing must have been stored of an incomplete backup before it counts as garbage, by the store's \
-          clock; longer than a backup may take to wait for its WAL",
+    doc: "How long nothing must have been stored of an incomplete backup before it counts as garbage and its WAL as not \
+          needed, by the store's clock; longer than a backup may take to wait for its WAL",
     ..Row::ARGUMENT
 });
 
@@ -620,6 +625,7 @@ mod tests {
             include_str!("options.rs"),
             include_str!("options/requests.rs"),
             include_str!("options/restoring.rs"),
+            include_str!("options/retention.rs"),
             include_str!("options/watching.rs"),
         ];
         let statics = files.iter().flat_map(|file| file.lines()).filter(|line| line.contains("= Setting::new(Row {"));

@@ -198,6 +198,21 @@ pub static DAMAGED_OBJECTS: Metric = look(
     CLUSTER,
     "History files and manifests that cannot be used, and history files that are missing",
 );
+/// The last deletion by retention.
+pub static LAST_RETENTION: Metric = look(
+    "walden_last_retention_timestamp_seconds",
+    CLUSTER,
+    "When the last walden delete by retention ended, or began if it did not end, by the store's clock",
+);
+/// What came of it.
+pub static LAST_RETENTION_FAILED: Metric = look(
+    "walden_last_retention_failed",
+    CLUSTER,
+    "1 if it failed, left objects that could not be deleted, or did not come to its end, else 0",
+);
+/// What it has deleted.
+pub static LAST_RETENTION_DELETED: Metric =
+    look("walden_last_retention_deleted_bytes", CLUSTER, "The stored bytes that it has deleted");
 /// The last verification.
 pub static LAST_VERIFY: Metric = look(
     "walden_last_verify_timestamp_seconds",
@@ -240,6 +255,9 @@ pub static TABLE: &[&Metric] = &[
     &MISSING_SEGMENTS,
     &MISSING_AFTER_BACKUP,
     &DAMAGED_OBJECTS,
+    &LAST_RETENTION,
+    &LAST_RETENTION_FAILED,
+    &LAST_RETENTION_DELETED,
     &LAST_VERIFY,
     &LAST_VERIFY_FAILED,
 ];

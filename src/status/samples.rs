@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Archived, Host, Standing};
+use super::{Archived, Host, Standing, retention};
 use crate::metrics::Samples;
 use crate::metrics::table::{self, Source};
 
@@ -29,7 +29,7 @@ pub fn samples(archive: &str, standing: &Standing, took: Duration) -> Samples {
             of_host(&mut samples, &system, host);
         }
         if let Some(archived) = &status.archived {
-            of_archive(&mut samples, &system, archived);
+            of_archive(&mut samples, &system, archived, standing.when);
         }
     }
     samples
@@ -67,7 +67,7 @@ fn of_host(samples: &mut Samples, system: &str, host: &Host) {
     }
 }
 
-fn of_archive(samples: &mut Samples, system: &str, archived: &Archived) {
+fn of_archive(samples: &mut Samples, system: &str, archived: &Archived, now: Timestamp) {
     let (report, cluster) = (&archived.report, [("system_id", system)]);
     if let Some((_, stored)) = archived.last_segment {
         samples.set(&table::LAST_WAL, &cluster, seconds(stored));
@@ -104,6 +104,12 @@ fn of_archive(samples: &mut Samples, system: &str, archived: &Archived) {
     samples.set(&table::MISSING_AFTER_BACKUP, &cluster, of_newest as f64);
     let unusable = report.damaged.len() + report.missing_histories.len();
     samples.set(&table::DAMAGED_OBJECTS, &cluster, unusable as f64);
+    if let Some(last) = &archived.retention {
+        samples.set(&table::LAST_RETENTION, &cluster, seconds(last.finished.unwrap_or(last.begun)));
+        let wrong = retention::wrong(last, now).is_some();
+        samples.set(&table::LAST_RETENTION_FAILED, &cluster, f64::from(u8::from(wrong)));
+        samples.set(&table::LAST_RETENTION_DELETED, &cluster, last.bytes as f64);
+    }
     if let Some(last) = &archived.verification {
         let labels = [("system_id", system), ("depth", if last.deep { "deep" } else { "shallow" })];
         samples.set(&table::LAST_VERIFY, &labels, seconds(last.when));

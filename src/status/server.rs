@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{NotSeen, Wanted};
 use crate::error::{Error, Result};
-use crate::postgres::client::{Archiver, Archiving, Client, Server};
+use crate::postgres::client::{ArchiveMode, Archiver, Archiving, Client, Server};
 use crate::postgres::control::SystemId;
 use crate::postgres::datadir;
 use crate::postgres::ready::Ready;
@@ -72,7 +72,7 @@ impl Host {
         let server = self.server.as_ref()?;
         let nothing = server.archiving == Archiving::Nothing && !server.in_recovery;
         nothing.then(|| match server.archive_mode {
-            crate::postgres::client::ArchiveMode::Off => "archive_mode is off".to_owned(),
+            ArchiveMode::Off => "archive_mode is off".to_owned(),
             _ => "neither archive_command nor archive_library is set".to_owned(),
         })
     }
@@ -103,8 +103,8 @@ impl Wanted {
     /// Has somebody said that there is a server: by its directory, or by libpq's variables?
     pub fn expects_server(&self) -> bool {
         let named = ["PGHOST", "PGHOSTADDR", "PGPORT", "PGSERVICE"];
-        let set = |name: &&str| self.variables.get(*name).is_some_and(|value| !value.is_empty());
-        self.data_directory.is_some() || named.iter().any(|name| set(&name))
+        let set = |name: &str| self.variables.get(name).is_some_and(|value| !value.is_empty());
+        self.data_directory.is_some() || named.into_iter().any(set)
     }
 }
 

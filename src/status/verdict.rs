@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Archived, Host, Standing, Status};
+use super::{Archived, Host, Standing, Status, retention};
 use crate::wal::verify::VerifiedBackup;
 
 /// A file that fails for longer than this is not helped by PostgreSQL's next attempts, which come every minute.
@@ -112,8 +112,10 @@ fn cluster(status: &Status, standing: &Standing, limits: &Limits) -> Vec<Finding
             }
             found.extend(backups(archived, standing.when, limits));
             found.extend(content(archived));
+            found.extend(housekeeping(archived, standing.when));
         }
-        None if standing.unseen_archive.is_none() => {
+        // Of a server that does not tell which cluster it serves nothing can be said.
+        None if standing.unseen_archive.is_none() && status.system_id.is_some() => {
             found.push(finding(Level::Critical, "nothing of the cluster is in the archive".to_owned()));
         }
         None => {}
@@ -127,7 +129,10 @@ fn archiving(host: &Host, now: Timestamp, limits: &Limits) -> Vec<Finding> {
         found.push(finding(Level::Critical, format!("the server does not archive: {why}")));
     }
     if let Some(failing) = host.failing() {
-        let since = failing.since.or_else(|| host.archiver.as_ref().and_then(|archiver| archiver.last_archived_time));
+        // PostgreSQL asks for the oldest first: it waits for as long as it fails, or a little longer.
+        let waits = host.ready.and_then(|ready| ready.oldest);
+        let archived = host.archiver.as_ref().and_then(|archiver| archiver.last_archived_time);
+        let since = failing.since.or(waits).or(archived);
         let long = since.is_none_or(|since| now.duration_since(since) > FAILING_TOO_LONG);
         let level = if long { Level::Critical } else { Level::Warning };
         let reason = failing.reason.unwrap_or_else(|| "the server's log says why".to_owned());
@@ -194,10 +199,17 @@ fn content(archived: &Archived) -> Vec<Finding> {
         let level = if damage.newer { Level::Unknown } else { Level::Critical };
         found.push(finding(level, format!("{} cannot be used: {}", damage.name, damage.detail)));
     }
-    if let Some(failure) = archived.verification.as_ref().and_then(|last| last.failure.as_ref()) {
-        found.push(finding(Level::Warning, format!("the last wal-verify found: {failure}")));
-    }
     found
+}
+
+/// What nobody waits for, and somebody should look at.
+fn housekeeping(archived: &Archived, now: Timestamp) -> Vec<Finding> {
+    let verification = archived.verification.as_ref().and_then(|last| last.failure.as_ref());
+    let verification = verification.map(|failure| format!("the last wal-verify found: {failure}"));
+    let retention = archived.retention.as_ref().and_then(|last| {
+        Some(format!("the last walden delete {} failed: {}", last.command, retention::wrong(last, now)?))
+    });
+    verification.into_iter().chain(retention).map(|what| finding(Level::Warning, what)).collect()
 }
 
 /// Which of the two limits the age is beyond, and the age in whole seconds.

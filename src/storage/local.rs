@@ -18,7 +18,9 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::examination::Finding;
-use super::{Body, Chunks, Cursor, Download, End, Leftovers, ListQuery, ObjectInfo, PAGE_SIZE, Page, PutMode, Store};
+use super::{
+    Body, Chunks, Cursor, Download, End, Leftovers, ListQuery, ObjectInfo, PAGE_SIZE, Page, PutMode, Removed, Store,
+};
 use crate::durable::{self, Staged, WRITTEN_AT_ONCE};
 use crate::error::{Context, Error, Kind, Result};
 
@@ -108,21 +110,19 @@ impl Store for LocalStore {
         1
     }
 
-    async fn delete(&self, keys: &[String]) -> Result<()> {
-        let paths = keys.iter().map(|key| Ok((self.path(key)?, self.url(key)))).collect::<Result<Vec<_>>>()?;
-        let root = self.root.clone();
+    async fn remove(&self, keys: &[String]) -> Result<Removed> {
+        let paths = keys.iter().map(|key| Ok((key.clone(), self.path(key)?))).collect::<Result<Vec<_>>>()?;
+        let store = self.clone();
         blocking(move || {
-            let mut refused = Vec::new();
-            for (path, url) in paths {
-                if let Err(error) = delete(&path, &root) {
-                    refused.push(Error::io(format!("could not delete {url}"), &error));
+            let mut removed = Removed::default();
+            for (key, path) in paths {
+                if let Err(error) = delete(&path, &store.root) {
+                    let what = format!("could not delete {}", store.url(&key));
+                    removed.refusal.get_or_insert_with(|| Error::io(what, &error));
+                    removed.refused.push(key);
                 }
             }
-            let count = refused.len();
-            match refused.into_iter().next() {
-                None => Ok(()),
-                Some(first) => Err(first.detail(format!("{count} objects could not be deleted"))),
-            }
+            Ok(removed)
         })
         .await
     }

@@ -28,6 +28,7 @@ mod watch;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ::http::Uri;
 use async_trait::async_trait;
@@ -56,7 +57,7 @@ use self::throttle::Throttle;
 use super::examination::Finding;
 use super::progress::Progress;
 use super::retry::Policy;
-use super::{Body, Cursor, Download, End, ListQuery, ObjectInfo, PAGE_SIZE, Page, PutMode, Signer, Store};
+use super::{Body, Cursor, Download, End, ListQuery, ObjectInfo, PAGE_SIZE, Page, PutMode, Removed, Signer, Store};
 use crate::error::{Error, Kind, Result};
 
 /// Pages of one listing that are asked for at the same time. S3 answers a page of a thousand keys in some 100 ms, and takes
@@ -79,6 +80,8 @@ pub struct S3Store {
     conditions: Arc<Conditions>,
     throttle: Throttle,
     progress: Progress,
+    /// Has it been said that deleting frees no room?
+    told_of_versions: Arc<AtomicBool>,
 }
 
 impl S3Store {
@@ -109,6 +112,7 @@ impl S3Store {
             conditions: Arc::new(conditions),
             throttle: Throttle::default(),
             progress: Progress::default(),
+            told_of_versions: Arc::default(),
         })
     }
 
@@ -249,7 +253,7 @@ impl Store for S3Store {
         PAGES_AT_ONCE
     }
 
-    async fn delete(&self, keys: &[String]) -> Result<()> {
+    async fn remove(&self, keys: &[String]) -> Result<Removed> {
         let (mut refused, mut marked) = (Vec::new(), 0);
         for batch in keys.chunks(PAGE_SIZE) {
             let identifiers = batch.iter().map(|key| ObjectIdentifier::builder().key(self.key(key)).build());
@@ -264,15 +268,20 @@ impl Store for S3Store {
             marked += output.deleted().iter().filter(|deleted| deleted.delete_marker() == Some(true)).count();
             refused.extend(output.errors.unwrap_or_default());
         }
-        if marked > 0 {
+        if marked > 0 && !self.told_of_versions.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                "{marked} objects of {} are only marked as deleted, and still take room: the bucket keeps versions, until a \
-                 lifecycle rule (NoncurrentVersionExpiration) removes those that are not current",
+                "what is deleted of {} is only marked, and still takes room: the bucket keeps versions, until a lifecycle \
+                 rule (NoncurrentVersionExpiration) removes those that are not current",
                 self.url("")
             );
         }
         // A reply of 200 can hold a refusal for each key.
-        locked::judge(self, &refused).await
+        let keys = refused.iter().map(|one| self.relative(one.key().unwrap_or_default()).to_owned()).collect();
+        Ok(Removed { refused: keys, refusal: locked::judge(self, &refused).await.err(), marked: marked as u64 })
+    }
+
+    async fn lock(&self, key: &str) -> Option<String> {
+        locked::lock(self, key).await
     }
 
     async fn now(&self) -> Result<Timestamp> {

@@ -54,6 +54,19 @@ impl Runs {
         count
     }
 
+    /// What is missing of `within`.
+    pub fn gaps(&self, within: Run) -> Runs {
+        let (mut gaps, mut next) = (Vec::new(), Some(within.first));
+        for run in self.0.iter().filter(|run| run.last >= within.first && run.first <= within.last) {
+            if let Some(first) = next.filter(|&first| first < run.first) {
+                gaps.push(Run { first, last: run.first - 1 });
+            }
+            next = run.last.checked_add(1);
+        }
+        gaps.extend(next.filter(|&first| first <= within.last).map(|first| Run { first, last: within.last }));
+        Runs(gaps)
+    }
+
     /// Adds a segment. Quickest in the order of the numbers, as listings have them.
     pub fn insert(&mut self, number: u64) {
         self.add(Run { first: number, last: number });
@@ -120,6 +133,8 @@ mod tests {
             prop_assert!(merged.as_slice().windows(2).all(|pair| pair[0].last + 1 < pair[1].first));
             let other: BTreeSet<u64> = parts.iter().flatten().flat_map(|run| run.last..run.last + 3).collect();
             prop_assert_eq!(merged.common(&other.iter().copied().collect()), set.intersection(&other).count() as u64);
+            let gaps: Vec<u64> = merged.gaps(Run { first: 5, last: 80 }).as_slice().iter().flat_map(|run| run.first..=run.last).collect();
+            prop_assert_eq!(gaps, (5..=80).filter(|number| !set.contains(number)).collect::<Vec<u64>>());
             prop_assert_eq!(merged, set.into_iter().rev().collect::<Runs>());
         }
     }

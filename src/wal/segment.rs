@@ -122,6 +122,14 @@ impl WalFile {
         }
     }
 
+    /// The segment that the name carries; a history file has none.
+    pub fn segment(self) -> Option<SegmentName> {
+        match self {
+            WalFile::Segment(name) | WalFile::Partial(name) | WalFile::BackupHistory(name, _) => Some(name),
+            WalFile::History(_) => None,
+        }
+    }
+
     /// Reads a file name; `None` for a name that PostgreSQL does not give to a WAL file.
     pub fn parse(name: &str) -> Option<WalFile> {
         match name.split_once('.') {

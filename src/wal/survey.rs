@@ -131,6 +131,10 @@ pub struct Holdings {
     pub backup_histories: u64,
     /// Objects that are no WAL files, or segments of another size.
     pub foreign: u64,
+    /// The greatest number that a segment, a partial segment or a backup history file has.
+    pub last: Option<u64>,
+    /// When the oldest and the newest of all files were stored, by the store's clock.
+    pub stored: Option<(Timestamp, Timestamp)>,
 }
 
 impl Holdings {
@@ -148,7 +152,19 @@ impl Holdings {
             WalFile::BackupHistory(..) => self.backup_histories += 1,
             WalFile::History(_) => return self.foreign += 1,
         }
+        self.last = self.last.max(file.segment().and_then(|name| name.number(size)));
+        self.span(Some((object.modified, object.modified)));
         self.stored_size += object.size;
+    }
+
+    fn span(&mut self, more: Option<(Timestamp, Timestamp)>) {
+        let Some((first, last)) = more else { return };
+        self.stored = Some(self.stored.map_or((first, last), |known| (known.0.min(first), known.1.max(last))));
+    }
+
+    /// How many files there are, foreign ones not counted.
+    pub fn files(&self) -> u64 {
+        self.segments.count() + self.partial + self.backup_histories
     }
 
     fn merge(&mut self, other: Holdings) {
@@ -157,6 +173,8 @@ impl Holdings {
         self.partial += other.partial;
         self.backup_histories += other.backup_histories;
         self.foreign += other.foreign;
+        self.last = self.last.max(other.last);
+        self.span(other.stored);
     }
 }
 
@@ -355,7 +373,7 @@ impl Listing {
 mod tests {
     use super::*;
     use crate::storage::examination::Finding;
-    use crate::storage::{Body, Cursor, Download, PAGE_SIZE, PutMode, Store};
+    use crate::storage::{Body, Cursor, Download, PAGE_SIZE, PutMode, Removed, Store};
     use proptest::prelude::*;
     use std::ops::{Bound, Range};
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -408,7 +426,7 @@ mod tests {
             self.at_once
         }
 
-        async fn delete(&self, _: &[String]) -> Result<()> {
+        async fn remove(&self, _: &[String]) -> Result<Removed> {
             Err(Error::new(Kind::Bug, "nothing is deleted"))
         }
 

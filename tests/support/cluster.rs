@@ -37,13 +37,18 @@ impl Postgres {
     }
 
     fn find(major: u16) -> Postgres {
-        let installed = [
+        Postgres::installed(major)
+            .unwrap_or_else(|| panic!("PostgreSQL {major} is missing: scripts/install-postgres {major}"))
+    }
+
+    /// This version, if it is there.
+    pub fn installed(major: u16) -> Option<Postgres> {
+        let places = [
             Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("target/postgres/{major}")),
             PathBuf::from(format!("/usr/lib/postgresql/{major}")),
         ];
-        let home = installed.into_iter().find(|home| home.join("bin/postgres").exists());
-        let home = home.unwrap_or_else(|| panic!("PostgreSQL {major} is missing: scripts/install-postgres {major}"));
-        Postgres { major, home }
+        let home = places.into_iter().find(|home| home.join("bin/postgres").exists())?;
+        Some(Postgres { major, home })
     }
 
     /// The path of a program, whether or not this installation has it.

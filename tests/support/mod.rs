@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test they are assertions")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the test runner shows it where a test fails")]
 
+pub mod archive;
 pub mod archiver;
 pub mod browser;
 pub mod cluster;

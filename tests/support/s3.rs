@@ -278,6 +278,11 @@ impl S3 {
         self.objects().keeps_versions = true;
     }
 
+    /// The object is locked for so long.
+    pub fn lock_until(&self, key: &str, time: Duration) {
+        self.objects().lock_until(key, std::time::SystemTime::now() + time);
+    }
+
     /// Deletes of this key are refused from now on, whoever asks.
     pub fn lock(&self, key: &str) {
         self.objects().locked.insert(key.into());

@@ -17,25 +17,25 @@ const LOOKED_AT: usize = 10;
 /// `Ok` if no key was refused.
 ///
 /// # Errors
-/// The first refusal and their number, with the locks that are the reason, if they are.
+/// The first refusal, with the locks that are the reason, if they are.
 pub(super) async fn judge(store: &S3Store, refused: &[Refused]) -> Result<()> {
     let Some(first) = refused.first() else { return Ok(()) };
     let key = store.relative(first.key().unwrap_or_default());
     let (url, attempt) = (store.url(key), store.attempt(Action::Delete, key));
-    let count = format!("{} objects could not be deleted", refused.len());
     let mut locks = Vec::new();
     let denied = refused.iter().filter(|refused| refused.code() == Some("AccessDenied"));
     for key in denied.filter_map(Refused::key).take(LOOKED_AT) {
-        locks.extend(lock(store, store.relative(key)).await);
+        let key = store.relative(key);
+        locks.extend(lock(store, key).await.map(|lock| format!("{key} {lock}")));
     }
     if locks.is_empty() {
         let refusal = Refusal::of_key(first.code(), first.message());
-        return Err(attempt.refused(&refusal, store.identity.describe().as_deref()).detail(count));
+        return Err(attempt.refused(&refusal, store.identity.describe().as_deref()));
     }
     let more = if refused.len() > LOOKED_AT { ", and perhaps more" } else { "" };
     Err(Error::new(Kind::Denied, format!("could not delete {url}"))
         .detail(format!("{}: {}", first.code().unwrap_or_default(), first.message().unwrap_or_default()))
-        .detail(format!("{count}; locked are {}{more}", locks.join(", ")))
+        .detail(format!("locked are {}{more}", locks.join(", ")))
         .hint(
             "Wait until then. A lock in governance mode yields to aws s3api delete-object --bypass-governance-retention, \
              with the right s3:BypassGovernanceRetention.",
@@ -43,19 +43,19 @@ pub(super) async fn judge(store: &S3Store, refused: &[Refused]) -> Result<()> {
 }
 
 /// Until when the object is locked; `None` if it is not, or if we may not know.
-async fn lock(store: &S3Store, key: &str) -> Option<String> {
-    reason(key, &store.look(key, None).await.ok()?)
+pub(super) async fn lock(store: &S3Store, key: &str) -> Option<String> {
+    reason(&store.look(key, None).await.ok()?)
 }
 
-fn reason(key: &str, object: &HeadObjectOutput) -> Option<String> {
+fn reason(object: &HeadObjectOutput) -> Option<String> {
     let held = object.object_lock_legal_hold_status() == Some(&ObjectLockLegalHoldStatus::On);
     let mode = object.object_lock_mode().map(|mode| format!(" ({mode})")).unwrap_or_default();
     match (object.object_lock_retain_until_date().copied(), held) {
         (Some(until), held) => {
             let hold = if held { ", and by a legal hold" } else { "" };
-            Some(format!("{key} until {}{mode}{hold}", timestamp(Some(until))))
+            Some(format!("until {}{mode}{hold}", timestamp(Some(until))))
         }
-        (None, true) => Some(format!("{key} by a legal hold")),
+        (None, true) => Some("by a legal hold".to_owned()),
         (None, false) => None,
     }
 }
@@ -74,12 +74,12 @@ mod tests {
             head().object_lock_mode(ObjectLockMode::Governance).object_lock_retain_until_date(until)
         };
         let on = ObjectLockLegalHoldStatus::On;
-        let reason = |object: HeadObjectOutput| reason("k", &object);
+        let reason = |object: HeadObjectOutput| reason(&object);
         assert_eq!(reason(head().build()), None);
         assert_eq!(reason(head().object_lock_legal_hold_status(ObjectLockLegalHoldStatus::Off).build()), None);
-        assert_eq!(reason(locked().build()).as_deref(), Some("k until 2027-01-15T08:00:00Z (GOVERNANCE)"));
-        let both = "k until 2027-01-15T08:00:00Z (GOVERNANCE), and by a legal hold";
+        assert_eq!(reason(locked().build()).as_deref(), Some("until 2027-01-15T08:00:00Z (GOVERNANCE)"));
+        let both = "until 2027-01-15T08:00:00Z (GOVERNANCE), and by a legal hold";
         assert_eq!(reason(locked().object_lock_legal_hold_status(on.clone()).build()).as_deref(), Some(both));
-        assert_eq!(reason(head().object_lock_legal_hold_status(on).build()).as_deref(), Some("k by a legal hold"));
+        assert_eq!(reason(head().object_lock_legal_hold_status(on).build()).as_deref(), Some("by a legal hold"));
     }
 }

@@ -128,6 +128,12 @@ impl Objects {
         etag
     }
 
+    /// Locks what is there, as a put with a lock does.
+    pub fn lock_until(&mut self, key: &str, until: SystemTime) {
+        let mode = ObjectLockMode::from_static(ObjectLockMode::COMPLIANCE);
+        self.objects.get_mut(key).unwrap().wishes.lock = Some((mode, until.into()));
+    }
+
     /// The object was stored so much earlier than it was.
     pub fn age(&mut self, key: &str, by: std::time::Duration) {
         let object = self.objects.get_mut(key).unwrap();
