@@ -1,4 +1,5 @@
-//! How `status`, `report` and `exporter` look: from the settings to what is wanted, and from what was found to what is said.
+//! How `status`, `report` and `exporter` look: from the settings to what is wanted, and from what was found to what is
+//! said.
 
 use std::path::PathBuf;
 use std::sync::Arc;

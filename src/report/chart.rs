@@ -1,7 +1,7 @@
 //! The drawings, as SVG: the time line of a cluster, and bars of its last backups.
 //!
-//! Positions across are shares of the width and everything else is in points, so that the same drawing fits a wide screen
-//! and a telephone, with letters that can be read on both. Attributes only, no `style`: the page's policy forbids it.
+//! Positions across are shares of the width and everything else is in points, so that the same drawing fits a wide
+//! screen and a telephone, with letters that can be read on both. Attributes only, no `style`: the page's policy forbids it.
 
 use maud::{Markup, html};
 

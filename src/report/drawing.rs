@@ -1,7 +1,7 @@
 //! Where things lie on the time line: from times to shares of its width. Pure.
 //!
-//! Whatever there is of backups, windows and timelines, what is drawn is bounded: what comes closer together than can be
-//! seen becomes one thing that says of how many it is made.
+//! Whatever there is of backups, windows and timelines, what is drawn is bounded: what comes closer together than can
+//! be seen becomes one thing that says of how many it is made.
 
 use std::collections::BTreeMap;
 
@@ -218,7 +218,7 @@ impl Axis {
     }
 }
 
-/// When timelines began, as far as can be told: when the history file was stored, but not after the first backup on it,
+/// When timelines began, as far as can be told: when the history file was stored, but not after the first backup on it
 /// as a copied archive would have it, and not before the parent.
 fn begins(cluster: &Cluster) -> BTreeMap<Timeline, Timestamp> {
     let mut begins: BTreeMap<Timeline, Timestamp> = BTreeMap::new();

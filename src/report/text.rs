@@ -5,8 +5,8 @@ use std::time::Duration;
 use indicatif::{BinaryBytes, HumanDuration};
 use jiff::Timestamp;
 
-/// So many characters of a text that others have written are shown: more than any error has, but a label or a note may be of
-/// any length.
+/// So many characters of a text that others have written are shown: more than most errors have, but a label or a note
+/// may be of any length.
 const SHOWN: usize = 500;
 
 /// UTC, to the second.
