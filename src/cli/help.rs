@@ -96,7 +96,7 @@ pub(super) fn summary(verb: VerbName) -> &'static str {
             "Show how archiving stands: what waits or fails, the last backup, where a recovery can stop"
         }
         VerbName::Exporter => "Serve how archiving stands as metrics, for Prometheus",
-        VerbName::Report => "Show the same as one HTML page: time line, backups, sizes, and what is not well",
+        VerbName::Report => "Show how archiving stands as one HTML page: what can be recovered, backups, what is not well",
         VerbName::Doctor => "Find out who we are to the store, and what may be done there",
         VerbName::Config => "Show all settings, and where each of them comes from",
     }
