@@ -96,7 +96,9 @@ pub(super) fn summary(verb: VerbName) -> &'static str {
             "Show how archiving stands: what waits or fails, the last backup, where a recovery can stop"
         }
         VerbName::Exporter => "Serve how archiving stands as metrics, for Prometheus",
-        VerbName::Report => "Show how archiving stands as one HTML page: what can be recovered, backups, what is not well",
+        VerbName::Report => {
+            "Show how archiving stands as one HTML page: what can be recovered, backups, what is not well"
+        }
         VerbName::Doctor => "Find out who we are to the store, and what may be done there",
         VerbName::Config => "Show all settings, and where each of them comes from",
     }
@@ -273,8 +275,9 @@ Every morning, where a web server or a mail finds it:
 What the page says, as data:
   walden --envdir /etc/walden.d report --json
 
-The page is one file. It loads nothing, so it can be mailed and kept. What is not well is said on it, and does not
-change the exit status; that the archive could not be seen does, after the page has been written."
+The page is one file. It loads nothing, so it can be mailed and kept. What is not well is said on it,
+and does not change the exit status; that the archive could not be seen does, after the page has been
+written."
         }
         VerbName::Doctor => {
             "\
