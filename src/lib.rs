@@ -5,7 +5,7 @@
 //! ```text
 //!            main ── cli ──────────────── words in, words out
 //!                     │
-//!  stories   wal::{push, fetch, prefetch, spool, backfill, verify, show}  daemon  exporter  status
+//!  stories   wal::{push, fetch, prefetch, spool, backfill, verify, show}  daemon  exporter  status  report
 //!           backup::push  restore
 //!                     │
 //!  joiners   archive  wal::{receive, survey}  backup::catalogue
@@ -32,6 +32,7 @@ pub mod metrics;
 pub mod observe;
 pub mod pipeline;
 pub mod postgres;
+pub mod report;
 pub mod restore;
 pub mod status;
 pub mod storage;

@@ -40,6 +40,7 @@ const UNITS: &[(&str, Layer)] = &[
     ("doctor", Stories),
     ("exporter", Stories),
     ("status", Stories),
+    ("report", Stories),
     ("archive", Joiners),
     ("wal::receive", Joiners),
     ("backup::catalogue", Joiners),
@@ -105,6 +106,8 @@ const PARTS: &[(&str, &str)] = &[
 const SIDEWAYS: &[(&str, &str, &str)] = &[
     ("backup::push", "wal::verify", "a backup is complete when its WAL is in the archive"),
     ("restore", "wal::verify", "nothing is touched before the needed WAL is known to be there"),
+    ("report", "status", "a page shows what a look finds"),
+    ("report", "wal::verify", "windows and gaps are drawn"),
     ("status", "wal::verify", "a window is what a verification finds"),
     ("status", "wal::spool", "a push that failed has left there why"),
     ("wal::fetch", "wal::prefetch", "what was fetched ahead is taken first"),

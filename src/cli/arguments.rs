@@ -123,6 +123,11 @@ pub enum Verb {
         /// The data directory, if it lies here.
         pgdata: Option<PathBuf>,
     },
+    /// Show how archiving stands as a page.
+    Report {
+        /// The data directory, if it lies here.
+        pgdata: Option<PathBuf>,
+    },
     /// Find out whether all is set up.
     Doctor {
         /// The data directory; `None`: the server says where it is.
@@ -164,6 +169,7 @@ impl Verb {
             Verb::WalVerify => VerbName::WalVerify,
             Verb::Status { .. } => VerbName::Status,
             Verb::Exporter { .. } => VerbName::Exporter,
+            Verb::Report { .. } => VerbName::Report,
             Verb::Doctor { .. } => VerbName::Doctor,
             Verb::Config { .. } => VerbName::Config,
             Verb::Completions { .. } => VerbName::Completions,
@@ -183,6 +189,7 @@ impl Verb {
             Verb::BackupPush { pgdata, .. }
             | Verb::Status { pgdata }
             | Verb::Exporter { pgdata }
+            | Verb::Report { pgdata }
             | Verb::Doctor { pgdata } => pgdata.as_ref().map(directory).unwrap_or_default(),
             Verb::BackupFetch(fetch) => directory(&fetch.directory),
             Verb::Man { directory: pages } => directory(pages),
@@ -434,6 +441,7 @@ fn verb(name: VerbName, matches: &ArgMatches, settings: &Settings) -> Result<Ver
         VerbName::WalVerify => Verb::WalVerify,
         VerbName::Status => Verb::Status { pgdata: optional(matches, help::PGDATA, PathBuf::read)? },
         VerbName::Exporter => Verb::Exporter { pgdata: optional(matches, help::PGDATA, PathBuf::read)? },
+        VerbName::Report => Verb::Report { pgdata: optional(matches, help::PGDATA, PathBuf::read)? },
         VerbName::Doctor => Verb::Doctor { pgdata: optional(matches, help::PGDATA, PathBuf::read)? },
         VerbName::Config => Verb::Config { example: settings.get(&options::EXAMPLE)? },
         VerbName::Completions => Verb::Completions { shell: required(matches, help::SHELL, pages::shell)? },
@@ -574,6 +582,7 @@ mod tests {
             ("wal-show --json".to_owned(), Verb::WalShow),
             ("wal-verify --deep --workers 4".to_owned(), Verb::WalVerify),
             ("status --json".to_owned(), Verb::Status { pgdata: None }),
+            ("report --output x.html /pg".to_owned(), Verb::Report { pgdata: Some("/pg".into()) }),
             ("doctor --json".to_owned(), Verb::Doctor { pgdata: None }),
             ("doctor /pg".to_owned(), Verb::Doctor { pgdata: Some("/pg".into()) }),
             ("config".to_owned(), Verb::Config { example: false }),
@@ -639,6 +648,7 @@ mod tests {
                     | VerbName::WalVerify
                     | VerbName::Status
                     | VerbName::Exporter
+                    | VerbName::Report
                     | VerbName::Doctor => &[],
                 };
                 let takes = row.verbs.contains(&verb);

@@ -68,7 +68,7 @@ pub(super) fn positionals(verb: VerbName) -> &'static [Positional] {
         VerbName::Daemon => {
             &[Positional { name: PGDATA, required: true, doc: "The data directory of the cluster to serve" }]
         }
-        VerbName::Status | VerbName::Exporter => &[Positional {
+        VerbName::Status | VerbName::Exporter | VerbName::Report => &[Positional {
             name: PGDATA,
             required: false,
             doc: "The data directory of the cluster that is meant, if it lies on this machine",
@@ -106,6 +106,9 @@ pub(super) fn summary(verb: VerbName) -> &'static str {
             "Show how archiving stands: what waits or fails, the last backup, where a recovery can stop"
         }
         VerbName::Exporter => "Serve how archiving stands as metrics, for Prometheus",
+        VerbName::Report => {
+            "Show how archiving stands as one HTML page: what can be recovered, backups, what is not well"
+        }
         VerbName::Doctor => {
             "Find out whether all is set up: the store, the server and this host, and what to do where it is not"
         }
@@ -277,6 +280,18 @@ In prometheus.yml:
         - targets: ['127.0.0.1:9762']
 
 With metrics-dir set it serves what the other verbs leave there, too."
+        }
+        VerbName::Report => {
+            "\
+Every morning, where a web server or a mail finds it:
+  walden --envdir /etc/walden.d report --output /srv/www/walden.html
+
+What the page says, as data:
+  walden --envdir /etc/walden.d report --json
+
+The page is one file. It loads nothing, so it can be mailed and kept. What is not well is said on it,
+and does not change the exit status; that the archive could not be seen does, after the page has been
+written."
         }
         VerbName::Doctor => {
             "\

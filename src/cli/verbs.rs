@@ -195,6 +195,7 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
         }),
         Verb::Status { pgdata } => return on_all_threads(watching::status(pgdata, &settings, environment)),
         Verb::Exporter { pgdata } => on_all_threads(watching::export(pgdata, &settings, environment)),
+        Verb::Report { pgdata } => on_all_threads(watching::report(pgdata, &settings, environment)),
         Verb::Doctor { pgdata } => on_one_thread(async {
             let case = doctor::case(pgdata, &settings, environment)?;
             let report = diagnosis::examine(case, wal_archive(&settings)).await;

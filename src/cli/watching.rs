@@ -1,4 +1,5 @@
-//! How `status` and `exporter` look: from the settings to what is wanted, and from what was found to what is said.
+//! How `status`, `report` and `exporter` look: from the settings to what is wanted, and from what was found to what is
+//! said.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,9 +12,11 @@ use crate::config::options;
 use crate::config::options::watching;
 use crate::config::sources::Environment;
 use crate::config::{Location, Settings};
-use crate::error::Result;
+use crate::durable;
+use crate::error::{Error, Kind, Result};
 use crate::exporter::Exporter;
 use crate::metrics::{Samples, textfile};
+use crate::report;
 use crate::status::verdict::{Limits, findings, worst};
 use crate::status::{self, Standing, Wanted, samples};
 use crate::storage;
@@ -44,6 +47,33 @@ pub(super) async fn status(
     match standing.unseen_archive {
         Some(error) => Err(error),
         None => Ok(0),
+    }
+}
+
+/// Shows the same as a page.
+///
+/// # Errors
+/// If the page cannot be written; the archive's, if it could not be seen, after the page has been written.
+pub(super) async fn report(
+    data_directory: Option<PathBuf>,
+    settings: &Settings,
+    environment: &Environment,
+) -> Result<()> {
+    let look = Look::of(data_directory, settings, environment).await?;
+    let (standing, _) = look.take().await;
+    let page = report::page(&look.archive, &standing, &findings(&standing, &limits(settings)?));
+    let text = match settings.get(&options::JSON)? {
+        true => serde_json::to_string_pretty(&page)
+            .map_err(|error| Error::new(Kind::Bug, "could not describe the archive").detail(error.to_string()))?,
+        false => report::html(&page),
+    };
+    match settings.find(&watching::OUTPUT)? {
+        Some(path) => durable::write(&path, format!("{text}\n").as_bytes())?,
+        None => message::print(&text),
+    }
+    match standing.unseen_archive {
+        Some(error) => Err(error),
+        None => Ok(()),
     }
 }
 

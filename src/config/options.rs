@@ -12,7 +12,7 @@ use crate::config::mark::{Label, Note};
 use crate::config::role::{AssumedRole, ExternalId};
 use crate::config::row::VerbName::{
     BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Config, Daemon, Delete, Doctor, Exporter,
-    Status, WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
+    Report, Status, WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
 };
 use crate::config::row::{Alias, Row, Setting};
 use crate::config::value::{
@@ -94,6 +94,7 @@ pub static TABLE: &[&Row] = &[
     &CONFIRM.row,
     &watching::CHECK.row,
     &EXAMPLE.row,
+    &watching::OUTPUT.row,
     &restoring::TARGET_TIME.row,
     &restoring::TARGET_LSN.row,
     &restoring::TARGET_XID.row,
@@ -143,6 +144,7 @@ pub static SYSTEM_ID: Setting<SystemId> = Setting::new(Row {
         WalVerify,
         Status,
         Exporter,
+        Report,
     ],
     value: Some("NUMBER"),
     example: Some("7710427967336607753"),
@@ -332,7 +334,7 @@ pub static PREFETCH: Setting<u64> = Setting::new(Row {
 /// Where one process leaves word for the next.
 pub static SPOOL_DIR: Setting<PathBuf> = Setting::new(Row {
     name: "spool-dir",
-    verbs: &[WalPush, WalFetch, Daemon, Status, Exporter, Doctor],
+    verbs: &[WalPush, WalFetch, Daemon, Status, Exporter, Report, Doctor],
     value: Some("DIR"),
     example: Some("/var/spool/walden/main"),
     doc: "Where it is noted what was archived ahead, and where fetched WAL waits, for one cluster; unless given, \
@@ -469,6 +471,7 @@ pub static JSON: Setting<bool> = Setting::new(Row {
         WalShow,
         WalVerify,
         Status,
+        Report,
         Doctor,
         Config,
     ],

@@ -45,6 +45,8 @@ pub enum VerbName {
     Status,
     /// `exporter`.
     Exporter,
+    /// `report`.
+    Report,
     /// `doctor`.
     Doctor,
     /// `config`.
@@ -56,13 +58,13 @@ pub enum VerbName {
 }
 
 use VerbName::{
-    BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Completions, Config, Daemon, Delete,
-    Doctor, Exporter, Man, Status, WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
+    BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Completions, Config, Daemon, Delete, Doctor,
+    Exporter, Man, Report, Status, WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
 };
 
 impl VerbName {
     /// Every verb, in the order in which help lists them.
-    pub const ALL: [VerbName; 19] = [
+    pub const ALL: [VerbName; 20] = [
         WalPush,
         WalFetch,
         WalBackfill,
@@ -78,6 +80,7 @@ impl VerbName {
         Daemon,
         Status,
         Exporter,
+        Report,
         Doctor,
         Config,
         Completions,
@@ -102,6 +105,7 @@ impl VerbName {
             WalVerify => "wal-verify",
             Status => "status",
             Exporter => "exporter",
+            Report => "report",
             Doctor => "doctor",
             Config => "config",
             Completions => "completions",

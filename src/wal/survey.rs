@@ -38,6 +38,8 @@ pub struct Outline {
     pub timelines: BTreeSet<Timeline>,
     /// Timelines with a history file.
     pub histories: BTreeSet<Timeline>,
+    /// When each of these files was stored, by the store's clock: soon after its timeline began.
+    pub promoted: BTreeMap<Timeline, Timestamp>,
 }
 
 /// Lists the timelines of a cluster.
@@ -48,12 +50,13 @@ pub async fn outline(archive: &Archive, system: SystemId) -> Result<Outline> {
     list_all(&**archive.store(), query, |page| {
         let folders = page.prefixes.iter().filter_map(|folded| folded.strip_prefix(&prefix)?.strip_suffix('/'));
         outline.timelines.extend(folders.filter_map(Timeline::parse));
-        outline.histories.extend(page.objects.iter().filter_map(|object| match Key::parse(&object.key) {
-            Some(Key::Wal(_, WalFile::History(timeline))) => Some(timeline),
+        outline.promoted.extend(page.objects.iter().filter_map(|object| match Key::parse(&object.key) {
+            Some(Key::Wal(_, WalFile::History(timeline))) => Some((timeline, object.modified)),
             _ => None,
         }));
     })
     .await?;
+    outline.histories = outline.promoted.keys().copied().collect();
     Ok(outline)
 }
 

@@ -29,7 +29,7 @@ use crate::wal::timeline::{History, Timeline};
 use crate::wal::tree::{self, Tree};
 
 pub use self::deep::Deep;
-pub use self::report::{Damage, DeepRead, Recoverable, Report, VerifiedBackup, Way, judge};
+pub use self::report::{Damage, DeepRead, Recoverable, Report, SeenTimeline, VerifiedBackup, Way, judge};
 pub use self::tail::last_commit;
 pub use crate::wal::survey::history;
 
@@ -74,10 +74,14 @@ pub async fn verify_found(
             |timeline: &Timeline| report.damaged.iter().any(|damage| damage.is_of(WalFile::History(*timeline)));
         report.missing_histories = tree.missing_histories(oldest).into_iter().filter(|t| !damaged(t)).collect();
     }
+    report.timelines = report::seen(&outline, &tree);
     for (size, backups) in by_segment_size(backups)? {
         let ways: Vec<Vec<History>> = backups.iter().map(|backup| tree.ways(backup.timeline, backup.stop)).collect();
         let wanted = wanted(&backups, &ways, size);
-        let inventory = survey::inventory(archive, system, size, wanted).await?;
+        let holdings = survey::holdings(archive, system, size, wanted).await?;
+        report.note_holdings(&holdings);
+        let mut inventory = Inventory::new(size);
+        holdings.into_iter().for_each(|(timeline, holdings)| inventory.add(timeline, holdings.segments));
         let verified = report.backups.len();
         let mut ages = BTreeMap::new();
         for (backup, ways) in backups.iter().zip(ways) {

@@ -6,6 +6,7 @@
 
 pub mod archive;
 pub mod archiver;
+pub mod browser;
 pub mod cluster;
 pub mod failing_disk;
 pub mod forge;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::row::VerbName::{Exporter, Status};
+use crate::config::row::VerbName::{Exporter, Report, Status};
 use crate::config::row::{Row, Setting};
 
 /// Where metrics are left.
@@ -29,30 +29,30 @@ pub static LISTEN: Setting<SocketAddr> = Setting::new(Row {
 /// The age of a backup that is a warning.
 pub static WARN_BACKUP_AGE: Setting<Duration> = Setting::new(Row {
     name: "warn-backup-age",
-    verbs: &[Status],
+    verbs: &[Status, Report],
     value: Some("DURATION"),
     default: Some("30h"),
-    doc: "With --check, the age of the newest good backup from which on it is a warning: one daily backup was missed",
+    doc: "In a verdict, the age of the newest good backup from which on it is a warning: one daily backup was missed",
     ..Row::SETTING
 });
 
 /// The age of a backup that is critical.
 pub static CRITICAL_BACKUP_AGE: Setting<Duration> = Setting::new(Row {
     name: "critical-backup-age",
-    verbs: &[Status],
+    verbs: &[Status, Report],
     value: Some("DURATION"),
     default: Some("54h"),
-    doc: "With --check, the age of the newest good backup from which on it is critical: two daily backups were missed",
+    doc: "In a verdict, the age of the newest good backup from which on it is critical: two daily backups were missed",
     ..Row::SETTING
 });
 
 /// The age of WAL that is a warning.
 pub static WARN_WAL_AGE: Setting<Duration> = Setting::new(Row {
     name: "warn-wal-age",
-    verbs: &[Status],
+    verbs: &[Status, Report],
     value: Some("DURATION"),
     default: Some("15m"),
-    doc: "With --check, how long WAL may wait to be archived before it is a warning; where the server is not seen, how \
+    doc: "In a verdict, how long WAL may wait to be archived before it is a warning; where the server is not seen, how \
           old the last segment in the archive may be",
     ..Row::SETTING
 });
@@ -60,10 +60,10 @@ pub static WARN_WAL_AGE: Setting<Duration> = Setting::new(Row {
 /// The age of WAL that is critical.
 pub static CRITICAL_WAL_AGE: Setting<Duration> = Setting::new(Row {
     name: "critical-wal-age",
-    verbs: &[Status],
+    verbs: &[Status, Report],
     value: Some("DURATION"),
     default: Some("1h"),
-    doc: "With --check, how long WAL may wait to be archived before it is critical; where the server is not seen, how \
+    doc: "In a verdict, how long WAL may wait to be archived before it is critical; where the server is not seen, how \
           old the last segment in the archive may be",
     ..Row::SETTING
 });
@@ -74,5 +74,14 @@ pub static CHECK: Setting<bool> = Setting::new(Row {
     verbs: &[Status],
     default: Some("false"),
     doc: "Print one line and end with 0, 1, 2 or 3 for OK, WARNING, CRITICAL or UNKNOWN, as Nagios' plugins do",
+    ..Row::ARGUMENT
+});
+
+/// Where the page goes.
+pub static OUTPUT: Setting<PathBuf> = Setting::new(Row {
+    name: "output",
+    verbs: &[Report],
+    value: Some("FILE"),
+    doc: "The file to write the page to, in one step, in place of what was there; standard output unless given",
     ..Row::ARGUMENT
 });

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use jiff::Timestamp;
+
 use crate::backup::manifest::Backup;
 use crate::error::{Error, Kind, Result};
 use crate::layout::BackupId;
@@ -10,8 +12,8 @@ use crate::postgres::control::SystemId;
 use crate::wal::chain::{Coverage, Gap, Inventory, Leg, Window, legs, union};
 use crate::wal::runs::Runs;
 use crate::wal::segment::{SegmentName, SegmentSize, WalFile};
-use crate::wal::survey::Outline;
-use crate::wal::timeline::{History, Timeline};
+use crate::wal::survey::{Holdings, Outline};
+use crate::wal::timeline::{History, Switch, Timeline};
 use crate::wal::tree::Tree;
 
 /// What was found of one cluster.
@@ -25,6 +27,8 @@ pub struct Report {
     pub incomplete_backups: Vec<BackupId>,
     /// The newest timeline that has WAL.
     pub newest_timeline: Option<Timeline>,
+    /// Every timeline that the archive knows of, in the order of their numbers.
+    pub timelines: Vec<SeenTimeline>,
     /// Timelines without their history file, which a recovery would need.
     pub missing_histories: Vec<Timeline>,
     /// Everything that is damaged, in the order of the names.
@@ -33,6 +37,21 @@ pub struct Report {
     pub deep: Option<DeepRead>,
     /// What was not looked at, a sentence each.
     pub skipped: Vec<String>,
+}
+
+/// What the listings tell of a timeline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenTimeline {
+    /// The timeline.
+    pub timeline: Timeline,
+    /// Which one it left, where, and why; `None` for one without ancestors, or without a history file.
+    pub parent: Option<Switch>,
+    /// When its history file was stored, by the store's clock. A copied archive has the times of its copying.
+    pub promoted: Option<Timestamp>,
+    /// How many of its segments are there, of those that the backups can need.
+    pub segments: u64,
+    /// Stored bytes of its WAL files, as far as the backups can need them.
+    pub stored_size: u64,
 }
 
 /// A complete backup.
@@ -123,10 +142,21 @@ impl Report {
             backups: Vec::new(),
             incomplete_backups: Vec::new(),
             newest_timeline: None,
+            timelines: Vec::new(),
             missing_histories: Vec::new(),
             damaged: Vec::new(),
             deep: None,
             skipped: Vec::new(),
+        }
+    }
+
+    /// Adds what was listed of the segments of one size.
+    pub(super) fn note_holdings(&mut self, holdings: &BTreeMap<Timeline, Holdings>) {
+        for seen in &mut self.timelines {
+            if let Some(holdings) = holdings.get(&seen.timeline) {
+                seen.segments += holdings.segments.count();
+                seen.stored_size += holdings.stored_size;
+            }
         }
     }
 
@@ -262,6 +292,18 @@ impl Report {
             ))
         })
     }
+}
+
+/// The timelines, before their segments are listed.
+pub(super) fn seen(outline: &Outline, tree: &Tree) -> Vec<SeenTimeline> {
+    let seen = tree.timelines().map(|timeline| SeenTimeline {
+        timeline,
+        parent: tree.parent(timeline).cloned(),
+        promoted: outline.promoted.get(&timeline).copied(),
+        segments: 0,
+        stored_size: 0,
+    });
+    seen.collect()
 }
 
 fn counted(count: u64, what: &str) -> String {
