@@ -222,7 +222,7 @@ fn views(name: &str, page: &Path, views: &[(u32, bool)]) -> Vec<Seen> {
             let high = seen.measured["high"].as_u64().unwrap() as u32;
             view.picture(high, &pictures.join(format!("{name}-{width}-{}.png", if dark { "dark" } else { "light" })));
         }
-        eprintln!(
+        println!(
             "{name} at {width}, dark {dark}: {} bytes, loaded in {} ms",
             fs::metadata(page).unwrap().len(),
             seen.measured["loaded"]

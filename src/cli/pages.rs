@@ -33,7 +33,7 @@ pub(super) fn shell(name: &str) -> Result<Shell> {
 pub(super) fn completions(shell: Shell) -> String {
     let mut script = Vec::new();
     let verbs = VerbName::ALL.map(VerbName::as_str);
-    let command = verbs.iter().fold(command(), |command, verb| command.mut_subcommand(verb, |verb| hinted(verb)));
+    let command = verbs.iter().fold(command(), |command, verb| command.mut_subcommand(verb, hinted));
     clap_complete::generate(shell, &mut hinted(command), "walden", &mut script);
     String::from_utf8_lossy(&script).into_owned()
 }
