@@ -272,8 +272,7 @@ fn the_last_verification_from_this_machine_is_told() {
         primary.walden(&["wal-verify", "--deep"]).run().code(0);
         let last = shown(&primary)["last_verification"].clone();
         assert_eq!((&last["deep"], &last["failure"]), (&true.into(), &Value::Null), "{last}");
-        let segment =
-            place.keys().into_iter().filter(|key| key.contains("/wal/") && key.len() > 50).next_back().unwrap();
+        let segment = place.keys().into_iter().rfind(|key| key.contains("/wal/") && key.len() > 50).unwrap();
         let size = place.get(&segment).unwrap().len();
         place.corrupt(&segment, size - 9);
         primary.walden(&["wal-verify", "--deep"]).run().code(7);
