@@ -19,7 +19,7 @@ fn documents() -> Vec<(PathBuf, String)> {
     for directory in ["docs", "packaging/systemd"] {
         paths.extend(fs::read_dir(root.join(directory)).unwrap().map(|entry| entry.unwrap().path()));
     }
-    paths.retain(|path| path.is_file());
+    paths.retain(|path| path.is_file() && path.extension().is_none_or(|extension| extension != "png"));
     paths.sort();
     let text = |path: PathBuf| (path.strip_prefix(root).unwrap().to_owned(), fs::read_to_string(&path).unwrap());
     paths.into_iter().map(text).collect()
