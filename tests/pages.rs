@@ -33,8 +33,13 @@ fn back_up(cluster: &Cluster, options: &[&str]) -> Ran {
 
 /// A primary whose tables nobody touches but the test.
 fn quiet(postgres: &Postgres, place: &Place) -> Cluster {
+    quiet_with(postgres, place, "")
+}
+
+/// The same with more lines of configuration.
+fn quiet_with(postgres: &Postgres, place: &Place, settings: &str) -> Cluster {
     let mut cluster = Cluster::initialized(postgres, place, &[]);
-    cluster.configure("autovacuum = off\n");
+    cluster.configure(&format!("autovacuum = off\n{settings}"));
     cluster.start();
     cluster
 }
@@ -373,9 +378,7 @@ fn a_page_that_is_read_while_it_is_written_is_no_damage() {
 fn a_control_file_that_is_read_while_it_is_written_is_stored_whole() {
     for postgres in Postgres::each() {
         let place = Place::directory();
-        let mut cluster = Cluster::initialized(&postgres, &place, &[]);
-        cluster.configure("autovacuum = off\nlog_min_duration_statement = 0\n");
-        cluster.start();
+        let cluster = quiet_with(&postgres, &place, "log_min_duration_statement = 0\n");
         let path = cluster.data().join("global/pg_control");
         let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
         // A byte of mock_authentication_nonce, which never changes, so the server's own writes do not matter.

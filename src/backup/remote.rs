@@ -51,7 +51,7 @@ pub async fn push(
     let shape = Shape::within(options.memory_limit, options.workers, options.part_size, options.level)?;
     let RemoteReady { replication, sender, session } = remote(archive, replication, observer).await?;
     observer.notice(Event::Phase { name: "waiting for a checkpoint".into(), bytes: None });
-    let homes = homes(session.as_ref()).await?;
+    let before = homes(session.as_ref()).await?;
     let label = options.marks.label.as_deref().unwrap_or(LABEL);
     let compressed = options.remote_compression == RemoteCompression::Zstd;
     let transfer = replication.base_backup(&BaseBackup { label, max_rate: options.max_rate, compressed }).await?;
@@ -60,7 +60,7 @@ pub async fn push(
     let receiving = Receiving { archive, session: session.as_ref(), options, observer, id, sender: &sender, shape };
     let tablespaces = outside(&transfer.archives);
     let (listed, known) = receiving.receive(transfer).await.during(|| format!("could not take backup {id}"))?;
-    homes.check_unmoved(&self::homes(session.as_ref()).await?)?;
+    before.check_unmoved(&homes(session.as_ref()).await?)?;
     let Known { label, from_standby, ended, pages, ahead } = known;
     let facts = Facts {
         id,

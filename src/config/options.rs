@@ -282,7 +282,8 @@ pub static REMOTE_COMPRESSION: Setting<RemoteCompression> = Setting::new(Row {
     verbs: &[BackupPush],
     value: Some("WHAT"),
     default: Some("none"),
-    doc: "Whether the server compresses what it sends with --remote: zstd (PostgreSQL 15 and newer) where the network is           slower than one processor of the server, else none",
+    doc: "Whether the server compresses what it sends with --remote: zstd (PostgreSQL 15 and newer) where the network is \
+          slower than one processor of the server, else none",
     ..Row::SETTING
 });
 

@@ -40,6 +40,10 @@ const ABANDONED: Duration = Duration::from_secs(600);
 /// Part of the file system that is left free, as one in so many.
 const FREE_SHARE: u64 = 20;
 
+/// Bytes that are left free at most: a twentieth of a big disk is more than PostgreSQL needs for a few minutes of WAL, and
+/// whoever fills such a disk to 95 % on purpose must not lose the download ahead for it.
+const FREE_ENOUGH: u64 = 4 << 30;
+
 /// Keeps the segments that follow the one handed over last in the spool, until the recovery or its server ends, or nobody
 /// asks any more; then removes all that was fetched ahead. Returns at once if another process does it already.
 ///
@@ -267,8 +271,13 @@ fn next(
 /// Whether so many segments more leave enough of the file system free.
 fn has_room(ahead: &Ahead, segments: u64) -> bool {
     let Ok(status) = rustix::fs::statvfs(&ahead.directory) else { return false };
-    let reserve = status.f_blocks / FREE_SHARE * status.f_frsize;
-    status.f_bavail * status.f_frsize >= reserve + segments * ahead.control.segment_size.bytes()
+    let left = reserve(status.f_blocks * status.f_frsize);
+    status.f_bavail * status.f_frsize >= left + segments * ahead.control.segment_size.bytes()
+}
+
+/// Bytes that are left free of a file system of so many bytes.
+fn reserve(size: u64) -> u64 {
+    (size / FREE_SHARE).min(FREE_ENOUGH)
 }
 
 /// Fetches a segment under its name. Not synced: see the head of `wal::prefetch`.
@@ -287,6 +296,13 @@ mod tests {
 
     fn set() -> impl Strategy<Value = BTreeSet<u64>> {
         prop::collection::btree_set(0u64..100, 0..12)
+    }
+
+    #[test]
+    fn a_small_disk_keeps_its_share_free_and_a_big_one_no_more_than_is_needed() {
+        assert_eq!(reserve(10 << 30), 512 << 20);
+        assert_eq!(reserve(250 << 30), 4 << 30);
+        assert_eq!(reserve(16 << 40), 4 << 30);
     }
 
     proptest! {
