@@ -69,10 +69,12 @@ fn a_great_many_files_are_backed_up_and_restored_within_the_memory_limit() {
 
     let restored = Cluster::empty(cluster.postgres(), &place);
     let data = restored.data();
-    let (ran, peak) = restored.walden(&["backup-fetch", data.to_str().unwrap()]).run_measured();
+    let (ran, peak) = restored.walden(&["backup-fetch", data.to_str().unwrap(), "--workers", "2"]).run_measured();
     ran.code(0);
     println!("restored: {} MiB", peak >> 20);
-    assert!(peak < LIMIT_BYTES, "{peak}");
+    // docs/limits.md, for a machine of two cores, and what the code of a build for tests takes more.
+    let promised = ((40 + 2 * 8 + 8) << 20) + 100 * counted;
+    assert!(peak < promised, "{peak} of {promised}");
     let made = fs::read_dir(data.join(directory.strip_prefix(cluster.data()).unwrap())).unwrap().count();
     assert!(made as u64 > files, "{made}");
 }
