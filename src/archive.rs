@@ -210,7 +210,7 @@ impl Archive {
     }
 
     /// Whose object it is. By its key and not by its header, which others may have written.
-    fn owner(&self, key: &Key) -> Result<SystemId> {
+    pub(crate) fn owner(&self, key: &Key) -> Result<SystemId> {
         key.system().ok_or_else(|| Error::new(Kind::Bug, format!("{} belongs to no cluster", self.url(key))))
     }
 

@@ -223,11 +223,11 @@ impl Archive {
         error.hint(IDENTITY_HINT)
     }
 
-    /// All data keys of a cluster: each with what is read of it, in the order of their names.
+    /// The data keys of a cluster, in the order of their names.
     ///
     /// # Errors
     /// Those of the listing.
-    pub async fn data_keys(&self, system: SystemId) -> Result<Vec<(DataKeyName, Result<KeyObject>)>> {
+    pub async fn data_key_names(&self, system: SystemId) -> Result<Vec<DataKeyName>> {
         let mut names = Vec::new();
         let query = ListQuery { prefix: layout::keys_prefix(system), ..ListQuery::default() };
         list_all(&**self.store(), query, |page| {
@@ -237,10 +237,36 @@ impl Archive {
             }));
         })
         .await?;
-        let mut keys = Vec::with_capacity(names.len());
-        for name in names {
+        Ok(names)
+    }
+
+    /// Does a WAL file open with what is here, as far as its header tells? Reads no more than that.
+    ///
+    /// # Errors
+    /// Those of [`Archive::identity`].
+    pub async fn check_opens(&self, key: &Key) -> Result<()> {
+        let size = self.store().head(&key.to_string()).await?.size;
+        match self.describe(key, size).await?.key {
+            Some(name) => self.identity(self.owner(key)?, &name).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// All data keys of a cluster: each with what is read of it, in the order of their names.
+    ///
+    /// # Errors
+    /// Those of the listing, and those that another try may not have.
+    pub async fn data_keys(&self, system: SystemId) -> Result<Vec<(DataKeyName, Result<KeyObject>)>> {
+        let mut keys = Vec::new();
+        for name in self.data_key_names(system).await? {
             let object = self.key_object(system, &name).await;
-            keys.push((name, object));
+            match &object {
+                // A key object that cannot be reached is not known to be damaged.
+                Err(error) if !matches!(error.kind(), Kind::Corrupt | Kind::Refused | Kind::Incomplete) => {
+                    return object.map(|_| Vec::new());
+                }
+                _ => keys.push((name, object)),
+            }
         }
         Ok(keys)
     }

@@ -179,6 +179,16 @@ impl Archive {
         Ok(())
     }
 
+    /// Can a data key be made as things are, and opened as far as that can be tried? Stores nothing.
+    ///
+    /// # Errors
+    /// What would keep a writer from it.
+    pub async fn try_to_seal(&self, system: SystemId) -> Result<()> {
+        let ring = self.keyring()?.inner();
+        let (identity, wrapped) = wrap_new(ring, system).await?;
+        self.prove_key(&KeyObject::new(system, &identity, wrapped), &identity).await
+    }
+
     /// The same data key, wrapped for those for whom this archive is written now.
     ///
     /// # Errors

@@ -1,0 +1,72 @@
+//! Whether what is stored is encrypted, for whom, and whether what is there can be decrypted: found out by doing it.
+
+use crate::archive::Archive;
+use crate::error::{Error, Kind};
+use crate::postgres::control::SystemId;
+use crate::storage::examination::Finding;
+
+/// So many data keys are opened: each may take a request to KMS, and the newest ones matter.
+const TRIED: usize = 16;
+
+/// For whom is encrypted, and can a data key be made? Needs a cluster to make one for, which KMS is told.
+pub(super) async fn writing(archive: &Archive, system: Option<SystemId>) -> Finding {
+    let to = archive.recipients().join(", ");
+    if to.is_empty() {
+        return Finding::good("encrypting", "no: encrypt-to is not set");
+    }
+    let Some(system) = system else {
+        return Finding::unseen(
+            "encrypting",
+            format!("for {to}; it was not tried, for no cluster is known"),
+            "Name the data directory: walden doctor PGDATA.",
+        );
+    };
+    match archive.try_to_seal(system).await {
+        Ok(()) => Finding::good("encrypting", format!("for {to}")),
+        Err(error) => Finding::bad("encrypting", error),
+    }
+}
+
+/// Do the data keys of these clusters open with what is here? `None` if there are none.
+pub(super) async fn reading(archive: &Archive, systems: &[SystemId]) -> Option<Finding> {
+    let (mut count, mut opened, mut closed) = (0, 0, None::<Error>);
+    for &system in systems {
+        let keys = match archive.data_keys(system).await {
+            Ok(keys) => keys,
+            Err(error) if error.kind() == Kind::Denied => {
+                let hint = "Allow s3:GetObject on the archive's objects, if this is a host that restores.";
+                return Some(Finding::unseen("decrypting", format!("the data keys may not be read: {error}"), hint));
+            }
+            Err(error) => return Some(Finding::bad("decrypting", error)),
+        };
+        for (_, object) in keys {
+            count += 1;
+            if count > TRIED {
+                continue;
+            }
+            match object {
+                Err(error) => return Some(Finding::bad("decrypting", error)),
+                Ok(object) => match archive.open_key(&object).await {
+                    Ok(_) => opened += 1,
+                    Err(error) if matches!(error.kind(), Kind::Config | Kind::Denied) => {
+                        closed.get_or_insert(error);
+                    }
+                    Err(error) => return Some(Finding::bad("decrypting", error)),
+                },
+            }
+        }
+    }
+    let tried = count.min(TRIED);
+    Some(match closed {
+        None if count == 0 => return None,
+        None if count > tried => {
+            Finding::good("decrypting", format!("{tried} of {count} data keys were tried, and open"))
+        }
+        None => Finding::good("decrypting", format!("all {count} data keys open here")),
+        Some(error) => {
+            let hint = error.advice().unwrap_or("Nothing, on a host that only writes.").to_owned();
+            let found = format!("not possible here: {} of {tried} data keys do not open: {error}", tried - opened);
+            Finding::limited("decrypting", found, format!("Nothing, on a host that only writes. {hint}"))
+        }
+    })
+}
