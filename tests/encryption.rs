@@ -190,11 +190,17 @@ fn what_cannot_decrypt_is_refused_by_its_name() {
     for (file, why) in [
         (file("public", &sealed.identity.public), "public half"),
         (file("plugin", "AGE-PLUGIN-YUBIKEY-1ABC"), "plugin"),
-        (file("passphrase", "-----BEGIN AGE ENCRYPTED FILE-----\nYWdl\n-----END AGE ENCRYPTED FILE-----\n"), "passphrase"),
+        (
+            file("passphrase", "-----BEGIN AGE ENCRYPTED FILE-----\nYWdl\n-----END AGE ENCRYPTED FILE-----\n"),
+            "passphrase",
+        ),
         (file("ssh", "-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl\n-----END OPENSSH PRIVATE KEY-----\n"), "SSH"),
         (file("quantum", "AGE-SECRET-KEY-PQ-1ABC"), "post-quantum"),
         (file("cut", &sealed.identity.secret()[..70]), "no age identity"),
-        (key_file(directory, "open", sealed.identity.secret().as_bytes(), 0o604).display().to_string(), "open to others"),
+        (
+            key_file(directory, "open", sealed.identity.secret().as_bytes(), 0o604).display().to_string(),
+            "open to others",
+        ),
         ("relative".to_owned(), "not an absolute path"),
         (sealed.identity.secret(), "the file that holds one"),
     ] {
@@ -215,7 +221,10 @@ fn a_missing_or_wrong_key_says_what_is_needed_and_what_is_there_and_never_that_t
         let public = sealed.identity.public.as_str();
 
         let none = sealed.fetch_with(&name, "").code(3);
-        none.stderr_has("no key to decrypt with").stderr_has(&data_key).stderr_has(public).stderr_has("--identity-file");
+        none.stderr_has("no key to decrypt with")
+            .stderr_has(&data_key)
+            .stderr_has(public)
+            .stderr_has("--identity-file");
         let wrong = sealed.fetch_with(&name, other.path()).code(3);
         wrong.stderr_has(&data_key).stderr_has(public).stderr_has(&format!("here is {}", other.public));
         for (signal, expected) in [("recovery.signal", 200), ("standby.signal", 3)] {
@@ -281,7 +290,8 @@ fn a_host_makes_one_data_key_and_another_one_for_other_recipients_and_old_object
         let files = format!("{} {}", sealed.identity.path(), new.path());
         names.iter().for_each(|name| drop(sealed.fetch_with(name, &files).code(0)));
         let listed = sealed.scene.walden(&["keys", "--json"]).run().code(0).json();
-        let holders: Vec<usize> = listed.as_array().unwrap().iter().map(|key| key["holders"].as_array().unwrap().len()).collect();
+        let holders: Vec<usize> =
+            listed.as_array().unwrap().iter().map(|key| key["holders"].as_array().unwrap().len()).collect();
         assert_eq!(holders.iter().sum::<usize>(), 4, "{listed:#}");
         sealed.scene.walden(&["keys"]).run().code(0).stdout_has(&new.public).stdout_has("3 data keys");
     }
@@ -358,7 +368,11 @@ fn rekeying_changes_who_can_read_without_touching_what_is_encrypted() {
         // Without the old identity nothing can be rewrapped.
         let closed = sealed.rekey(&new.public, new.path(), &["--confirm"]).run().code(9);
         closed.stdout_has("cannot be opened").stderr_has("--identity-file");
-        sealed.rekey(&new.public, sealed.identity.path(), &["--confirm"]).run().code(0).stdout_has("may have kept a copy");
+        sealed
+            .rekey(&new.public, sealed.identity.path(), &["--confirm"])
+            .run()
+            .code(0)
+            .stdout_has("may have kept a copy");
         sealed.fetch_with(&name, new.path()).code(0);
         sealed.fetch_with(&name, sealed.identity.path()).code(3).stderr_has(&format!("it needs {}", new.public));
         assert!(sealed.scene.place.get(&sealed.scene.key(&name)).unwrap() == before);
@@ -466,7 +480,9 @@ fn no_secret_is_in_what_is_printed_or_logged_nor_in_what_is_remembered() {
         };
         let mut runs = vec![vec!["wal-push".to_owned(), format!("pg_wal/{name}")]];
         runs.push(["wal-fetch", &name, "pg_wal/RECOVERYXLOG"].map(str::to_owned).to_vec());
-        for words in ["keys", "rekey --confirm", "config", "config --json", "status", "doctor", "wal-verify --deep", "wal-show"] {
+        for words in
+            ["keys", "rekey --confirm", "config", "config --json", "status", "doctor", "wal-verify --deep", "wal-show"]
+        {
             runs.push(words.split(' ').map(str::to_owned).collect());
         }
         for words in runs {
