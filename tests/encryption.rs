@@ -52,8 +52,12 @@ impl Sealed {
         self.scene.walden(&args).env("WALDEN_ENCRYPT_TO", to).env("WALDEN_PUSH_AHEAD", "0").run()
     }
 
+    /// As another host, which remembers nothing.
     fn fetch_with(&self, name: &str, files: &str) -> Ran {
         let walden = self.scene.walden(&["wal-fetch", name, "pg_wal/RECOVERYXLOG"]).env("WALDEN_PREFETCH", "0");
+        let cache = self.scene.data.path().join("reader");
+        let _ = fs::remove_dir_all(&cache);
+        let walden = walden.env("WALDEN_CACHE_DIR", cache);
         match files {
             "" => walden.run(),
             files => walden.env("WALDEN_IDENTITY_FILE", files).run(),
@@ -403,6 +407,105 @@ fn a_rekeying_that_is_interrupted_leaves_keys_that_open_and_is_gone_on_with() {
     assert_eq!((opens(sealed.identity.path()), opens(new.path()), opens(&both)), (2, 1, 3));
     sealed.rekey(&new.public, &both, &["--confirm"]).run().code(0).stdout_has("2 wrapped anew");
     assert_eq!((opens(sealed.identity.path()), opens(new.path())), (0, 3));
+}
+
+#[test]
+fn a_data_key_is_replaced_after_a_month_and_brought_back_if_somebody_has_deleted_it() {
+    let sealed = Sealed::on(Place::s3());
+    let names: Vec<String> = (1..=4).map(|number| sealed.scene.write(&small(number))).collect();
+    sealed.push(&names[0]).code(0);
+    let [key] = sealed.key_objects().try_into().unwrap();
+    let object = sealed.scene.place.get(&key).unwrap();
+    // What the host remembers, by what it says.
+    let cache = sealed.scene.data.path().join("cache");
+    let remembered = |of: &dyn Fn(&str) -> bool| {
+        let files = support::place::files_below(&cache).into_iter().map(|file| cache.join(file));
+        let value = |file: &Path| {
+            let entry: serde_json::Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+            entry["value"].as_str().unwrap().to_owned()
+        };
+        files.filter(|file| of(&value(file))).collect::<Vec<_>>()
+    };
+    let forget_seen = || remembered(&|value| value == "seen").iter().for_each(|file| fs::remove_file(file).unwrap());
+
+    sealed.scene.place.remove(&key);
+    // For an hour it is believed to be there.
+    sealed.push(&names[1]).code(0);
+    assert_eq!(sealed.key_objects(), Vec::<String>::new());
+    forget_seen();
+    sealed.push(&names[2]).code(0);
+    assert_eq!(sealed.scene.place.get(&key), Some(object));
+    for name in &names[..3] {
+        sealed.fetch_with(name, sealed.identity.path()).code(0);
+    }
+
+    let [file] = remembered(&|value| value.contains(r#""wrapped""#)).try_into().unwrap();
+    let mut entry: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let value = entry["value"].as_str().unwrap().to_owned();
+    let created = value.split(r#""created": ""#).nth(1).unwrap().split('"').next().unwrap();
+    let older = created.parse::<jiff::Timestamp>().unwrap() - jiff::SignedDuration::from_hours(24 * 30);
+    let body = value.replace(created, &older.to_string());
+    let body = body.split(r#""sha256":"#).next().unwrap().to_owned();
+    entry["value"] = String::from_utf8(walden::layout::sealed::seal(body)).unwrap().into();
+    fs::write(&file, entry.to_string()).unwrap();
+    sealed.push(&names[3]).code(0);
+    assert_eq!(sealed.key_objects().len(), 2);
+    sealed.fetch_with(&names[3], sealed.identity.path()).code(0);
+}
+
+#[test]
+fn a_host_that_fetches_segment_after_segment_reads_a_key_object_once() {
+    let sealed = Sealed::on(Place::s3());
+    let names: Vec<String> = (1..=3).map(|number| sealed.scene.write(&small(number))).collect();
+    names.iter().for_each(|name| drop(sealed.push(name).code(0)));
+    sealed.scene.s3().forget_requests();
+    for name in &names {
+        let walden = sealed.scene.walden(&["wal-fetch", name, "pg_wal/RECOVERYXLOG"]).env("WALDEN_PREFETCH", "0");
+        walden.env("WALDEN_IDENTITY_FILE", sealed.identity.path()).run().code(0);
+        sealed.scene.fetched().unwrap();
+    }
+    let requests = sealed.scene.s3().requests();
+    assert_eq!(requests.iter().filter(|request| request.key.contains("/keys/")).count(), 1);
+    assert_eq!(requests.len(), 4, "{requests:#?}");
+}
+
+#[test]
+fn whoever_watches_needs_no_key_and_no_right_to_read_its_file() {
+    let sealed = Sealed::on(Place::directory());
+    let name = sealed.scene.write(&small(1));
+    sealed.push(&name).code(0);
+    let nowhere = sealed.scene.data.path().join("nowhere");
+    for words in ["status", "keys", "backup-list", "wal-show", "delete garbage", "report --json"] {
+        let words: Vec<&str> = words.split(' ').collect();
+        sealed.scene.walden(&words).env("WALDEN_IDENTITY_FILE", &nowhere).run().code(0);
+    }
+    let name = ["wal-fetch", &name, "pg_wal/RECOVERYXLOG"];
+    sealed
+        .scene
+        .walden(&name)
+        .env("WALDEN_IDENTITY_FILE", &nowhere)
+        .run()
+        .code(10)
+        .stderr_has("could not read the key file");
+}
+
+/// As docs/limits.md promises: 2 MiB more than without.
+#[test]
+fn encryption_takes_little_memory() {
+    for (mib, push, fetch) in [(16, 50, 50), (64, 114, 50)] {
+        let segment = Segment { size: mib << 20, dense: true, ..Segment::default() };
+        let scene = Scene::of(Place::s3(), &segment);
+        let identity = Identity::make(scene.data.path(), "identity");
+        let name = scene.write(&segment);
+        let args = ["wal-push", &format!("pg_wal/{name}")];
+        let (ran, pushed) = scene.walden(&args).env("WALDEN_ENCRYPT_TO", &identity.public).run_measured();
+        ran.code(0);
+        let walden = scene.walden(&["wal-fetch", &name, "pg_wal/RECOVERYXLOG"]);
+        let (ran, fetched) = walden.env("WALDEN_IDENTITY_FILE", identity.path()).run_measured();
+        ran.code(0);
+        println!("{mib} MiB: {} and {} kB", pushed >> 10, fetched >> 10);
+        assert!(pushed <= push << 20 && fetched <= fetch << 20, "{mib} MiB: {pushed} and {fetched} bytes");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -42,6 +43,8 @@ pub struct Chosen {
     pub memory: Memory,
     /// The address of the store, by which its memories are told from those of others.
     pub address: String,
+    /// Whether it is remembered what was read there: a directory is asked anew each time.
+    pub remembers: bool,
 }
 
 /// The keys; clones are the same.
@@ -57,6 +60,7 @@ pub(super) struct Inner {
     pub(super) memory: Memory,
     pub(super) address: String,
     pub(super) making: Making,
+    remembers: bool,
     /// The data keys that were opened.
     opened: Mutex<HashMap<DataKeyName, Identity>>,
 }
@@ -73,6 +77,25 @@ impl Holders {
     pub(super) fn names(&self) -> Vec<String> {
         let names = self.recipients.iter().map(Recipient::to_string).chain(self.kms.iter().cloned());
         names.collect::<BTreeSet<String>>().into_iter().collect()
+    }
+}
+
+/// For so long a host does without reading a key object again.
+const REMEMBERED: Duration = Duration::from_secs(3600);
+
+impl Inner {
+    fn object_key(&self, system: SystemId, name: &DataKeyName) -> String {
+        format!("key object\n{system}\n{}\n{name}", self.address)
+    }
+
+    /// It holds nothing that is secret.
+    fn remember(&self, object: &KeyObject) {
+        if let Ok(content) = object.to_json()
+            && self.remembers
+        {
+            let key = self.object_key(object.system_id, &object.key);
+            self.memory.remember(&key, &String::from_utf8_lossy(&content), REMEMBERED);
+        }
     }
 }
 
@@ -105,9 +128,10 @@ impl Keyring {
         // The same recipient twice is one holder.
         let mut seen = BTreeSet::new();
         holders.recipients.retain(|recipient| seen.insert(recipient.to_string()));
-        let Chosen { prefix, kms, memory, address, .. } = chosen;
+        let Chosen { prefix, kms, memory, address, remembers, .. } = chosen;
         let (making, opened) = (Making::default(), Mutex::default());
-        Ok(Keyring(Arc::new(Inner { holders, identities, prefix, kms, memory, address, making, opened })))
+        let inner = Inner { holders, identities, prefix, kms, memory, address, making, remembers, opened };
+        Ok(Keyring(Arc::new(inner)))
     }
 
     /// For whom what is written is encrypted, by their names; nobody, if it is not.
@@ -155,10 +179,27 @@ impl Archive {
         if let Some(identity) = opened().get(name) {
             return Ok(identity.clone());
         }
-        let object = self.key_object(system, name).await?;
-        let identity = self.open_key(&object).await?;
+        let identity = match self.open_remembered(ring, system, name).await {
+            Some(identity) => identity,
+            None => {
+                let object = self.key_object(system, name).await?;
+                let identity = self.open_key(&object).await?;
+                ring.remember(&object);
+                identity
+            }
+        };
         opened().insert(name.clone(), identity.clone());
         Ok(identity)
+    }
+
+    /// The key, as it was wrapped when another process read its object: each call of `wal-fetch` would read it again. It is
+    /// as good as one that was just read, for it says itself whether it is the right one.
+    async fn open_remembered(&self, ring: &Inner, system: SystemId, name: &DataKeyName) -> Option<Identity> {
+        let content = ring.memory.recall(&ring.object_key(system, name)).filter(|_| ring.remembers)?;
+        let object = KeyObject::from_json(content.as_bytes()).ok()?;
+        let meant = object.system_id == system && object.key == *name;
+        // Whatever is wrong with it, the one in the archive counts.
+        self.open_key(&object).await.ok().filter(|_| meant)
     }
 
     /// Reads a key object.

@@ -33,6 +33,11 @@ pub(super) async fn archive(settings: &Settings) -> Result<Archive> {
     open_within(settings, AT_LEISURE, settings.get(&options::RETRY_TIMEOUT)?).await
 }
 
+/// For whoever looks at what there is, or deletes it, and needs no keys, nor the right to read their files.
+pub(super) async fn keyless_archive(settings: &Settings) -> Result<Archive> {
+    open_within(settings, KEYLESS, settings.get(&options::RETRY_TIMEOUT)?).await
+}
+
 /// How an archive is opened.
 struct How {
     /// How hard zstd tries.
@@ -44,6 +49,7 @@ struct How {
 }
 
 const AT_LEISURE: How = How { level: &options::BACKUP_COMPRESSION, strict: false, reads: true };
+const KEYLESS: How = How { reads: false, ..AT_LEISURE };
 
 /// How long `status` and the exporter ask a store that does not answer, unless `retry-timeout` is set: whoever watches wants
 /// to know within a minute that it cannot be seen.
@@ -56,7 +62,7 @@ pub(super) async fn watched_archive(settings: &Settings) -> Result<Archive> {
         Some(Origin::Default) | None => LOOKING_TIMEOUT,
         Some(_) => settings.get(&options::RETRY_TIMEOUT)?,
     };
-    open_within(settings, AT_LEISURE, timeout).await
+    open_within(settings, KEYLESS, timeout).await
 }
 
 async fn open_within(settings: &Settings, how: How, retry_timeout: Duration) -> Result<Archive> {
@@ -88,6 +94,7 @@ async fn open_within(settings: &Settings, how: How, retry_timeout: Duration) -> 
         kms: Kms::new(options.clone()),
         memory: memory.clone(),
         address: address.clone(),
+        remembers,
     })?;
     let store = storage::open(location, options).await?;
     let archive = Archive::new(store, level(settings, how.level)?).with_keys(keyring);

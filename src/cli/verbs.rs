@@ -9,7 +9,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::arguments::{Deletion, Invocation, Verb};
-use super::opening::{archive, level, pushing_archive, wal_archive};
+use super::opening::{archive, keyless_archive, level, pushing_archive, wal_archive};
 use super::{
     backups, config, deleting, doctor, keys, looking, message, pages, resident, restoring, retaining, wal, watching,
 };
@@ -87,7 +87,7 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             on_all_threads(restoring::fetch(words, &settings, environment))
         }
         Verb::BackupList => on_all_threads(async {
-            let archive = archive(&settings).await?;
+            let archive = keyless_archive(&settings).await?;
             let windows = settings.get(&options::WINDOWS)?;
             let (observer, mut listed) = (observer(), Vec::new());
             for system in clusters(&settings, &archive).await? {
@@ -122,7 +122,7 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             cat::cat(&archive, &backup, &file, &mut std::io::stdout()).await
         }),
         Verb::BackupMark { backup, change } => on_one_thread(async {
-            let archive = archive(&settings).await?;
+            let archive = keyless_archive(&settings).await?;
             let system = cluster(&settings, &archive).await?;
             let id = match backup {
                 Selection::Latest => catalogue::latest(&archive, system).await?.id,
@@ -137,7 +137,7 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             Ok(())
         }),
         Verb::Delete(Deletion::Garbage { older_than }) => on_one_thread(async {
-            let archive = archive(&settings).await?;
+            let archive = keyless_archive(&settings).await?;
             let systems = clusters(&settings, &archive).await?;
             let plan = delete::find_garbage(&archive, &systems, older_than).await?;
             let json = settings.get(&options::JSON)?;
@@ -150,7 +150,7 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             Ok(())
         }),
         Verb::Delete(Deletion::Expiry(request)) => on_all_threads(async {
-            let archive = archive(&settings).await?;
+            let archive = keyless_archive(&settings).await?;
             let (systems, observer) = (clusters(&settings, &archive).await?, observer());
             let plan = expiry::find(&archive, &systems, &request, &*observer).await?;
             let json = settings.get(&options::JSON)?;
@@ -168,7 +168,7 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
         }),
         Verb::Keygen { path, as_identity } => keys::keygen(&path, as_identity),
         Verb::Keys => on_one_thread(async {
-            let archive = archive(&settings).await?;
+            let archive = keyless_archive(&settings).await?;
             let found = data_keys::list(&archive, &clusters(&settings, &archive).await?).await?;
             let json = settings.get(&options::JSON)?;
             message::print(&if json { keys::listed_json(&found) } else { keys::listed(&found) });
@@ -187,7 +187,7 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
         }),
         Verb::Daemon { pgdata } => on_one_thread(resident::serve(&pgdata, &settings, environment)),
         Verb::WalShow => on_all_threads(async {
-            let archive = archive(&settings).await?;
+            let archive = keyless_archive(&settings).await?;
             let mut found = Vec::new();
             for system in clusters(&settings, &archive).await? {
                 found.push(show::show(&archive, system).await?);
