@@ -222,8 +222,8 @@ async fn last_key(
     };
     match header {
         Ok(header) => Ok(header.key),
-        // It was deleted meanwhile, or is damaged, which a verification tells.
-        Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Corrupt | Kind::Refused) => Ok(None),
+        // It was deleted meanwhile, is damaged, which a verification tells, or may not be read by who only watches.
+        Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Corrupt | Kind::Refused | Kind::Denied) => Ok(None),
         Err(error) => Err(error),
     }
 }

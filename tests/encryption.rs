@@ -8,12 +8,13 @@ mod support;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use support::forge::{self, SYSTEM_ID, Segment};
 use support::keys::{Identity, found_in, holds, key_file};
 use support::place::Place;
-use support::s3::{Fault, On, Op};
-use support::scene::{Scene, small};
+use support::s3::{Fault, Logged, On, Op};
+use support::scene::{Scene, small, wait_until};
 use support::walden::{Ran, Walden};
 
 /// A segment that does not compress, so that what it holds would be seen in an object that is not encrypted.
@@ -399,8 +400,18 @@ fn a_rekeying_that_is_interrupted_leaves_keys_that_open_and_is_gone_on_with() {
     }
     let keys = sealed.key_objects();
     assert_eq!(keys.len(), 3);
+    // Killed while it replaces the second one.
+    sealed.scene.s3().fail_next(On::op(Op::Put).key(&keys[1]), Fault::Stall(Duration::from_secs(60)));
+    sealed.scene.s3().forget_requests();
+    let mut rekeying = sealed.rekey(&new.public, sealed.identity.path(), &["--confirm"]).spawn();
+    let arrived = |request: &Logged| request.op == Op::Put && request.key.ends_with(&keys[1]);
+    wait_until("the second key is replaced", || sealed.scene.s3().requests().iter().any(arrived));
+    rekeying.kill().unwrap();
+    rekeying.wait().unwrap();
+    // And refused at the same place.
     sealed.scene.s3().fail_always(On::op(Op::Put).key(&keys[1]), Fault::Status(403, "AccessDenied"));
-    sealed.rekey(&new.public, sealed.identity.path(), &["--confirm"]).run().code(4);
+    let files = format!("{} {}", sealed.identity.path(), new.path());
+    sealed.rekey(&new.public, &files, &["--confirm"]).run().code(4);
     sealed.scene.s3().heal();
     let both = format!("{} {}", sealed.identity.path(), new.path());
     let opens = |files: &str| names.iter().filter(|name| sealed.fetch_with(name, files).code == Some(0)).count();
@@ -489,6 +500,36 @@ fn whoever_watches_needs_no_key_and_no_right_to_read_its_file() {
         .stderr_has("could not read the key file");
 }
 
+#[test]
+fn the_doctor_and_status_say_whether_it_is_encrypted_and_whether_it_opens_here() {
+    for sealed in Sealed::each() {
+        let name = sealed.scene.write(&small(1));
+        let data = sealed.scene.data.path().to_str().unwrap();
+        let verdicts = |walden: Walden| {
+            let found = walden.run().json();
+            ["encrypting", "decrypting"].map(|check| {
+                let found = found.as_array().unwrap().iter().find(|finding| finding["check"] == check);
+                found.map_or("none".to_owned(), |found| {
+                    format!("{}: {}", found["verdict"], found["found"]).replace('"', "")
+                })
+            })
+        };
+        let doctor = || sealed.scene.walden(&["doctor", "--json", data]);
+        let [writes, reads] = verdicts(doctor());
+        assert_eq!((writes.as_str(), reads.as_str()), ("ok: no: encrypt-to is not set", "none"));
+        sealed.push(&name).code(0);
+        let [writes, reads] = verdicts(doctor().env("WALDEN_ENCRYPT_TO", &sealed.identity.public));
+        assert!(
+            writes.starts_with("ok: for age1") && reads.starts_with("limited: not possible here"),
+            "{writes} {reads}"
+        );
+        let [_, reads] = verdicts(doctor().env("WALDEN_IDENTITY_FILE", sealed.identity.path()));
+        assert_eq!(reads, "ok: all 1 data keys open here");
+        let system = SYSTEM_ID.to_string();
+        sealed.scene.walden(&["status", "--system-id", &system]).run().code(0);
+    }
+}
+
 /// As docs/limits.md promises: 2 MiB more than without.
 #[test]
 fn encryption_takes_little_memory() {
@@ -558,7 +599,7 @@ fn the_keys_go_last_when_everything_is_deleted_and_never_before() {
         sealed.scene.walden(&["delete", "garbage", "--confirm"]).run().code(0);
         assert_eq!(sealed.key_objects().len(), 1);
         for key in sealed.scene.place.keys() {
-            sealed.scene.place.age(&key, std::time::Duration::from_secs(3 * 86_400));
+            sealed.scene.place.age(&key, Duration::from_secs(3 * 86_400));
         }
         sealed.scene.walden(&["delete", "everything", "--even-the-last", "--confirm"]).run().code(0);
         let left: Vec<String> =

@@ -182,6 +182,21 @@ fn single_files_and_single_databases_are_read_with_their_chunks_alone() {
 }
 
 #[test]
+fn an_encrypted_backup_keeps_its_memory_limit() {
+    let (keys, place) = (keys(), Place::s3());
+    let postgres = Postgres::each().pop().unwrap();
+    let primary = keys.primary(&postgres, &place);
+    let dense = "CREATE TABLE dense AS SELECT string_agg(decode(md5(i::text || j::text), 'hex'), '') AS x \
+                 FROM generate_series(1, 12000) i, generate_series(1, 400) j GROUP BY i";
+    primary.sql(dense);
+    let args = ["backup-push", "--json", "--workers", "2", "--memory-limit", "96MiB"];
+    let (ran, peak) = primary.walden(&args).run_measured();
+    let stored = ran.code(0).json()["stored_size"].as_u64().unwrap();
+    println!("{} kB for {} kB", peak >> 10, stored >> 10);
+    assert!(stored > 60 << 20 && peak <= 96 << 20, "{peak} bytes for {stored}");
+}
+
+#[test]
 fn a_damaged_or_exchanged_part_is_damage_and_leaves_no_cluster() {
     let (keys, place) = (keys(), Place::directory());
     let postgres = Postgres::each().pop().unwrap();

@@ -102,14 +102,14 @@ impl KeyObject {
         sealed::unseal(content)
     }
 
-    /// For whom it is wrapped: recipients, and keys of KMS.
+    /// For whom it is wrapped: recipients, and keys of KMS. Fit to be printed: others may have written them.
     pub fn holders(&self) -> Vec<String> {
         let holders = self.wrapped.iter().flat_map(|envelope| match envelope {
             Envelope::Age { recipients, .. } => recipients.clone(),
             Envelope::Kms { kms, .. } => vec![kms.clone()],
             Envelope::Other(_) => vec!["something that this version does not know".to_owned()],
         });
-        holders.collect()
+        holders.map(|holder| holder.chars().filter(|letter| !letter.is_control()).collect()).collect()
     }
 
     /// Opens it with one of these identities; `None` if it is wrapped for none of them.
