@@ -5,25 +5,30 @@
 //! next, by this machine and not by the store, where others could exchange them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use tokio::sync::mpsc;
 
 use super::Archive;
 use super::sealing::Making;
 use crate::config::encryption::EncryptTo;
 use crate::crypt::identity::KeyFile;
 use crate::crypt::wrapped::{Envelope, KeyObject};
-use crate::crypt::{Identity, Recipient};
+use crate::crypt::{Identity, Recipient, SecretSlice};
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::{self, DataKeyName, Key};
+use crate::pipeline;
 use crate::postgres::control::SystemId;
 use crate::storage::memory::Memory;
 use crate::storage::s3::kms::{Context as KmsContext, Kms};
 use crate::storage::{ListQuery, list_all};
+
+/// Key objects that are read at the same time.
+const READS_AT_ONCE: usize = 16;
 
 /// No key object is longer: some hundred recipients.
 pub(super) const LONGEST_OBJECT: usize = 256 << 10;
@@ -150,7 +155,7 @@ impl Keyring {
 }
 
 /// The key of a file that is both written and read with.
-fn symmetric(path: &std::path::Path) -> Result<Identity> {
+fn symmetric(path: &Path) -> Result<Identity> {
     let hint = "Name a file that this user can read with --encrypt-to or WALDEN_ENCRYPT_TO.";
     match KeyFile::read(path, hint)? {
         KeyFile::Symmetric(identity) => Ok(identity),
@@ -298,28 +303,34 @@ impl Archive {
     /// # Errors
     /// Those of the listing, and those that another try may not have.
     pub async fn data_keys(&self, system: SystemId) -> Result<Vec<(DataKeyName, Result<KeyObject>)>> {
-        let mut keys = Vec::new();
-        for name in self.data_key_names(system).await? {
-            let object = self.key_object(system, &name).await;
-            match &object {
-                // A key object that cannot be reached is not known to be damaged.
-                Err(error) if !matches!(error.kind(), Kind::Corrupt | Kind::Refused | Kind::Incomplete) => {
-                    return object.map(|_| Vec::new());
-                }
-                _ => keys.push((name, object)),
-            }
+        let names = self.data_key_names(system).await?;
+        let (sender, receiver) = mpsc::channel(names.len().max(1));
+        for name in names {
+            // The channel has room for all of them.
+            let _ = sender.try_send(name);
         }
+        drop(sender);
+        let archive = self.clone();
+        let mut keys = pipeline::run(receiver, READS_AT_ONCE, move |name| {
+            let archive = archive.clone();
+            async move {
+                match archive.key_object(system, &name).await {
+                    // One that cannot be reached is not known to be damaged.
+                    Err(error) if !matches!(error.kind(), Kind::Corrupt | Kind::Refused | Kind::Incomplete) => {
+                        Err(error)
+                    }
+                    object => Ok((name, object)),
+                }
+            }
+        })
+        .await?;
+        keys.sort_by(|(one, _), (other, _)| one.cmp(other));
         Ok(keys)
     }
 }
 
 /// Has KMS open what it has wrapped.
-pub(super) async fn unwrap(
-    kms: &Kms,
-    key: &str,
-    ciphertext: &str,
-    context: &KmsContext,
-) -> Result<crate::crypt::SecretSlice<u8>> {
+pub(super) async fn unwrap(kms: &Kms, key: &str, ciphertext: &str, context: &KmsContext) -> Result<SecretSlice<u8>> {
     let ciphertext = STANDARD.decode(ciphertext).map_err(|error| {
         Error::new(Kind::Corrupt, "the key object is damaged").detail(format!("its ciphertext is no Base64: {error}"))
     })?;

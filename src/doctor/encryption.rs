@@ -5,7 +5,7 @@ use crate::error::{Error, Kind};
 use crate::postgres::control::SystemId;
 use crate::storage::examination::Finding;
 
-/// So many data keys are opened: each may take a request to KMS, and the newest ones matter.
+/// So many data keys are opened, whichever come first by their names: each may take a request to KMS.
 const TRIED: usize = 16;
 
 /// For whom is encrypted, and can a data key be made? Needs a cluster to make one for, which KMS is told.
@@ -29,31 +29,29 @@ pub(super) async fn writing(archive: &Archive, system: Option<SystemId>) -> Find
 
 /// Do the data keys of these clusters open with what is here? `None` if there are none.
 pub(super) async fn reading(archive: &Archive, systems: &[SystemId]) -> Option<Finding> {
-    let (mut count, mut opened, mut closed) = (0, 0, None::<Error>);
+    let mut names = Vec::new();
     for &system in systems {
-        let keys = match archive.data_keys(system).await {
-            Ok(keys) => keys,
+        match archive.data_key_names(system).await {
+            Ok(found) => names.extend(found.into_iter().map(|name| (system, name))),
+            Err(error) => return Some(Finding::bad("decrypting", error)),
+        }
+    }
+    let (count, mut opened, mut closed) = (names.len(), 0, None::<Error>);
+    for (system, name) in names.iter().take(TRIED) {
+        let object = match archive.key_object(*system, name).await {
+            Ok(object) => object,
             Err(error) if error.kind() == Kind::Denied => {
                 let hint = "Allow s3:GetObject on the archive's objects, if this is a host that restores.";
                 return Some(Finding::unseen("decrypting", format!("the data keys may not be read: {error}"), hint));
             }
             Err(error) => return Some(Finding::bad("decrypting", error)),
         };
-        for (_, object) in keys {
-            count += 1;
-            if count > TRIED {
-                continue;
+        match archive.open_key(&object).await {
+            Ok(_) => opened += 1,
+            Err(error) if matches!(error.kind(), Kind::Config | Kind::Denied) => {
+                closed.get_or_insert(error);
             }
-            match object {
-                Err(error) => return Some(Finding::bad("decrypting", error)),
-                Ok(object) => match archive.open_key(&object).await {
-                    Ok(_) => opened += 1,
-                    Err(error) if matches!(error.kind(), Kind::Config | Kind::Denied) => {
-                        closed.get_or_insert(error);
-                    }
-                    Err(error) => return Some(Finding::bad("decrypting", error)),
-                },
-            }
+            Err(error) => return Some(Finding::bad("decrypting", error)),
         }
     }
     let tried = count.min(TRIED);
