@@ -40,10 +40,13 @@ struct Payload<W: Write> {
     content: Content<W>,
 }
 
+/// From frames to the sink, with the digest of what goes there.
+type Decompressor<W> = Box<zstd::stream::write::Decoder<'static, Digesting<Limited<W>>>>;
+
 /// What becomes of a payload's bytes.
 enum Content<W: Write> {
     /// They are decrypted, if they are encrypted, and decompressed.
-    Read(Option<Opener>, zstd::stream::write::Decoder<'static, Digesting<Limited<W>>>),
+    Read(Option<Opener>, Decompressor<W>),
     /// Nothing but their own digest.
     Unread(W),
 }
@@ -155,16 +158,13 @@ impl<W: Write> Decoder<W> {
     }
 }
 
-fn decompress<W: Write>(
-    header: &Header,
-    sink: W,
-) -> Result<zstd::stream::write::Decoder<'static, Digesting<Limited<W>>>> {
+fn decompress<W: Write>(header: &Header, sink: W) -> Result<Decompressor<W>> {
     let limited = Limited { sink, left: header.plain_size };
     // Both fail only for want of memory.
     let unusable = |error: io::Error| Error::new(Kind::Local, "could not set up zstd").detail(error.to_string());
     let mut plain = zstd::stream::write::Decoder::new(Digesting::new(limited)).map_err(unusable)?;
     plain.window_log_max(WINDOW_LOG_MAX).map_err(unusable)?;
-    Ok(plain)
+    Ok(Box::new(plain))
 }
 
 impl<W: Write> Payload<W> {
