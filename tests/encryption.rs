@@ -524,16 +524,17 @@ fn the_doctor_and_status_say_whether_it_is_encrypted_and_whether_it_opens_here()
             "{writes} {reads}"
         );
         let [_, reads] = verdicts(doctor().env("WALDEN_IDENTITY_FILE", sealed.identity.path()));
-        assert_eq!(reads, "ok: all 1 data keys open here");
+        assert_eq!(reads, "ok: 1 data key of 1 tried, and possible with all of them");
         let system = SYSTEM_ID.to_string();
         sealed.scene.walden(&["status", "--system-id", &system]).run().code(0);
     }
 }
 
-/// As docs/limits.md promises: 2 MiB more than without.
+/// As docs/limits.md promises of the release build, encrypted or not; that of the tests has more code (tests/sizes.rs).
 #[test]
 fn encryption_takes_little_memory() {
-    for (mib, push, fetch) in [(16, 50, 50), (64, 114, 50)] {
+    let more = if cfg!(debug_assertions) { 8 } else { 0 };
+    for (mib, push, fetch) in [(16, 48 + more, 48 + more), (64, 112 + more, 48 + more)] {
         let segment = Segment { size: mib << 20, dense: true, ..Segment::default() };
         let scene = Scene::of(Place::s3(), &segment);
         let identity = Identity::make(scene.data.path(), "identity");

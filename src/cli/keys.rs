@@ -13,6 +13,7 @@ use crate::crypt::{ExposeSecret, Identity, Zeroizing};
 use crate::durable::Staged;
 use crate::error::{Context, Error, Kind, Result};
 use crate::keys::{Fate, Listed, Plan, Verdict};
+use crate::observe::counted;
 
 /// Makes an age identity where there is no file, and prints the public halves of what is in the file.
 pub(super) fn keygen(path: &Path, as_identity: bool) -> Result<()> {
@@ -73,8 +74,7 @@ pub(super) fn listed(found: &[Listed]) -> String {
 fn amount(count: usize) -> String {
     match count {
         0 => "no data keys: nothing is encrypted".to_owned(),
-        1 => "1 data key".to_owned(),
-        count => format!("{count} data keys"),
+        count => counted(count as u64, "data key"),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::archive::Archive;
 use crate::error::{Error, Kind};
+use crate::observe::counted;
 use crate::postgres::control::SystemId;
 use crate::storage::examination::Finding;
 
@@ -57,10 +58,10 @@ pub(super) async fn reading(archive: &Archive, systems: &[SystemId]) -> Option<F
     let tried = count.min(TRIED);
     Some(match closed {
         None if count == 0 => return None,
-        None if count > tried => {
-            Finding::good("decrypting", format!("{tried} of {count} data keys were tried, and open"))
+        None => {
+            let here = counted(tried as u64, "data key");
+            Finding::good("decrypting", format!("{here} of {count} tried, and possible with all of them"))
         }
-        None => Finding::good("decrypting", format!("all {count} data keys open here")),
         Some(error) => {
             let hint = error.advice().unwrap_or("Nothing, on a host that only writes.").to_owned();
             let found = format!("not possible here: {} of {tried} data keys do not open: {error}", tried - opened);
