@@ -63,9 +63,9 @@ pub(super) async fn reading(archive: &Archive, systems: &[SystemId]) -> Option<F
             Finding::good("decrypting", format!("{here} of {count} tried, and possible with all of them"))
         }
         Some(error) => {
-            let hint = error.advice().unwrap_or("Nothing, on a host that only writes.").to_owned();
+            let hint = format!("Nothing, on a host that only writes. {}", error.advice().unwrap_or_default());
             let found = format!("not possible here: {} of {tried} data keys do not open: {error}", tried - opened);
-            Finding::limited("decrypting", found, format!("Nothing, on a host that only writes. {hint}"))
+            Finding::limited("decrypting", found, hint.trim_end())
         }
     })
 }
