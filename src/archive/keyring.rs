@@ -286,12 +286,16 @@ impl Archive {
         Ok(names)
     }
 
-    /// Does a WAL file open with what is here, as far as its header tells? Reads no more than that.
+    /// Does a WAL file open with what is here, as far as its header tells? Reads no more than that. One that is not there
+    /// needs no key: where a timeline ends within a segment, the next one has the segment.
     ///
     /// # Errors
     /// Those of [`Archive::identity`].
     pub async fn check_opens(&self, key: &Key) -> Result<()> {
-        let size = self.store().head(&key.to_string()).await?.size;
+        let size = match self.store().head(&key.to_string()).await {
+            Err(error) if error.kind() == Kind::NotFound => return Ok(()),
+            info => info?.size,
+        };
         match self.describe(key, size).await?.key {
             Some(name) => self.identity(self.owner(key)?, &name).await.map(drop),
             None => Ok(()),
