@@ -1,7 +1,11 @@
 //! The two-way door between plain files and the store: one object a file, described, compressed and digested.
 //!
-//! Knows keys, the codec and the store. Decides nothing about WAL or backups: what a conflict or an absence means is the
+//! Knows keys, the codec and the store, and, in [`keyring`], what objects are encrypted with. Decides nothing about WAL or backups: what a conflict or an absence means is the
 //! caller's business.
+
+pub mod keyring;
+pub mod part;
+mod sealing;
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -9,13 +13,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use self::keyring::Keyring;
 use crate::codec::{self, Decoder, Description, Header};
+use crate::crypt::Recipient;
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::{self, Key, sealed};
 use crate::pipeline;
 use crate::postgres::control::SystemId;
 use crate::storage::memory::Memory;
 use crate::storage::{Body, ListQuery, PutMode, Store, list_all};
+use crate::wal::segment::WalFile;
 
 /// An archive: a store, and how new files are compressed.
 #[derive(Clone, Debug)]
@@ -23,6 +30,7 @@ pub struct Archive {
     store: Arc<dyn Store>,
     level: i32,
     proofs: Option<Proofs>,
+    keyring: Option<Keyring>,
 }
 
 /// Where it is remembered that an archive has been seen.
@@ -69,12 +77,30 @@ impl Encoded {
 impl Archive {
     /// An archive in `store` that compresses new files with this zstd level.
     pub fn new(store: Arc<dyn Store>, level: i32) -> Archive {
-        Archive { store, level, proofs: None }
+        Archive { store, level, proofs: None, keyring: None }
     }
 
     /// The same, which remembers what [`Archive::prove`] has found at this address.
     pub fn remembering(self, memory: Memory, address: String) -> Archive {
         Archive { proofs: Some(Proofs { memory, address }), ..self }
+    }
+
+    /// The same, which encrypts and decrypts with these keys. Without any it does neither.
+    pub fn with_keys(self, keyring: Keyring) -> Archive {
+        Archive { keyring: Some(keyring), ..self }
+    }
+
+    /// Its keys.
+    ///
+    /// # Errors
+    /// [`Kind::Bug`] if it was given none.
+    pub fn keyring(&self) -> Result<&Keyring> {
+        self.keyring.as_ref().ok_or_else(|| Error::new(Kind::Bug, "the archive was opened without its keys"))
+    }
+
+    /// For whom what is written is encrypted, by their names; nobody, if it is not.
+    pub fn recipients(&self) -> Vec<String> {
+        self.keyring.as_ref().map(Keyring::recipients).unwrap_or_default()
     }
 
     /// The store, for objects that are not described files: parts and short manifests of backups, listings.
@@ -102,13 +128,32 @@ impl Archive {
         self.put_encoded(key, encoded).await
     }
 
-    /// Makes the object of a plain file of `size` bytes, on threads of its own.
+    /// Makes the object of a WAL file of `size` bytes, on threads of its own; encrypted, if the archive is to be. The history
+    /// of a timeline is not: who only writes must be able to say which WAL belongs together, and it tells nothing of data.
+    ///
+    /// # Errors
+    /// [`Kind::Local`] if the file cannot be read or has another length by now; those of [`Archive::data_key`].
+    pub async fn encode(&self, source: impl Read + Send + 'static, size: u64, file: Description) -> Result<Encoded> {
+        let to = match file.name.parse() {
+            Ok(WalFile::History(_)) => None,
+            _ => self.data_key(file.system_id).await?,
+        };
+        self.encode_for(source, size, file, to.as_ref()).await
+    }
+
+    /// The same for a given data key, or in the clear.
     ///
     /// # Errors
     /// [`Kind::Local`] if the file cannot be read or has another length by now.
-    pub async fn encode(&self, source: impl Read + Send + 'static, size: u64, file: Description) -> Result<Encoded> {
-        let level = self.level;
-        let (header, body) = pipeline::blocking(move || codec::encode(source, size, file, level)).await?;
+    pub async fn encode_for(
+        &self,
+        source: impl Read + Send + 'static,
+        size: u64,
+        file: Description,
+        to: Option<&Recipient>,
+    ) -> Result<Encoded> {
+        let (level, to) = (self.level, to.cloned());
+        let (header, body) = pipeline::blocking(move || codec::encode(source, size, file, level, to.as_ref())).await?;
         Ok(Encoded { header, body })
     }
 
@@ -123,27 +168,50 @@ impl Archive {
         match self.store.put(&key.to_string(), body, PutMode::New).await {
             Ok(()) => Ok(Stored::New { object_size }),
             Err(error) if error.kind() == Kind::AlreadyExists => {
-                let (existing, _) =
-                    self.get_file(key, std::io::sink()).await.map_err(|error| self.incomparable(key, error))?;
+                let existing = self.checked(key).await.map_err(|error| self.incomparable(key, error))?;
                 compare(&self.url(key), &header, &existing).map(|()| Stored::Already)
             }
             Err(error) => Err(error),
         }
     }
 
+    /// The header of an object that is whole. Takes no key: of an encrypted one, the digest of what is stored is checked.
+    async fn checked(&self, key: &Key) -> Result<Header> {
+        let mut download = self.store.get(&key.to_string(), None).await?;
+        let what = || format!("could not read {}", self.url(key));
+        let mut decoder = Decoder::new(std::io::sink());
+        while let Some(chunk) = download.next().await? {
+            decoder.feed(&chunk).during(what)?;
+            if decoder.locked().during(what)?.is_some() {
+                decoder.leave_locked().during(what)?;
+            }
+        }
+        decoder.finish().during(what).map(|(header, _)| header)
+    }
+
     /// Reads a file into `sink`. What was written there counts only if this returns `Ok`: then it is complete and every
     /// digest was right.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] only if the store said so; [`Kind::Corrupt`] for a damaged or cut object.
+    /// [`Kind::NotFound`] only if the store said so; [`Kind::Corrupt`] for a damaged or cut object; those of
+    /// [`Archive::identity`] for one that is encrypted, before anything is written.
     pub async fn get_file<W: Write>(&self, key: &Key, sink: W) -> Result<(Header, W)> {
         let mut download = self.store.get(&key.to_string(), None).await?;
         let what = || format!("could not read {}", self.url(key));
         let mut decoder = Decoder::new(sink);
         while let Some(chunk) = download.next().await? {
             decoder.feed(&chunk).during(what)?;
+            if let Some(name) = decoder.locked().during(what)? {
+                let identity = self.identity(self.owner(key)?, &name).await.during(what)?;
+                decoder.unlock(&identity).during(what)?;
+            }
         }
         decoder.finish().during(what)
+    }
+
+    /// Whose object it is. By its key and not by its header, which others may have written.
+    pub(crate) fn owner(&self, key: &Key) -> Result<SystemId> {
+        key.system().ok_or_else(|| Error::new(Kind::Bug, format!("{} belongs to no cluster", self.url(key))))
     }
 
     /// What an object of `object_size` bytes says of itself in its header. The payload behind it is not looked at.

@@ -10,6 +10,7 @@ pub mod config;
 mod deleting;
 mod doctor;
 mod help;
+mod keys;
 mod lines;
 mod looking;
 mod message;

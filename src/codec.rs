@@ -12,5 +12,5 @@ mod stream;
 pub use self::decode::Decoder;
 pub use self::encode::{SPOOL_THRESHOLD, encode};
 pub use self::frame::{FrameReader, FrameWriter};
-pub use self::header::{Description, Digest, Header, LONGEST_HEADER};
+pub use self::header::{Description, Digest, Encryption, Header, LONGEST_HEADER};
 pub use self::stream::StreamDecoder;

@@ -1,9 +1,9 @@
 //! Settings: what they are, where they come from and what they mean.
 //!
 //! [`options`] is the table of everything that can be set and [`row`] what a row of it is, [`value`] how each type of
-//! value is written, [`role`] a role to assume, [`requests`] what objects in S3 are to be, [`target`] the words for what
-//! a restore shall reach, [`conninfo`] those for whom a standby streams from; [`sources`] reads flags, variables and the
-//! file, [`reference`](mod@reference) writes the documentation. Here are the outcome, [`Settings`], and the archive's
+//! value is written, [`role`] a role to assume, [`requests`] what objects in S3 are to be, [`encryption`]
+//! for whom they are encrypted, [`target`] the words for what a restore shall reach, [`conninfo`] those for whom a standby
+//! streams from; [`sources`] reads flags, variables and the file, [`reference`](mod@reference) writes the documentation. Here are the outcome, [`Settings`], and the archive's
 //! [`Location`].
 //!
 //! Never keeps a global: whoever needs a setting is given the settings or the value.
@@ -18,6 +18,7 @@ use crate::config::value::Value;
 use crate::error::{Error, Kind, Result};
 
 pub mod conninfo;
+pub mod encryption;
 pub mod mark;
 pub mod options;
 pub mod reference;

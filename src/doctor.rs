@@ -6,6 +6,7 @@
 
 mod archiving;
 mod command;
+mod encryption;
 mod environment;
 mod host;
 mod server;
@@ -80,8 +81,16 @@ pub async fn examine(case: Case, opening: impl Future<Output = Result<Archive>>)
     let ((archive, mut store), (seen, local, server, host)) = tokio::join!(of_store(opening), of_server(&case));
     let arrival = arrival(archive.as_ref(), seen.as_ref()).await;
     // Whoever may not list has been told so; and what cannot be reached has no content.
-    if let Some(archive) = archive.filter(|_| may_list(&store)) {
-        store.push(content(&archive, seen.as_ref()).await);
+    if let Some(archive) = archive {
+        let systems = match may_list(&store) {
+            true => {
+                let (finding, systems) = content(&archive, seen.as_ref()).await;
+                store.push(finding);
+                systems
+            }
+            false => Vec::new(),
+        };
+        store.extend(encryption(&archive, seen.as_ref(), &systems).await);
     }
     report.store = store;
     report.server = server;
@@ -134,6 +143,7 @@ async fn of_server(case: &Arc<Case>) -> (Option<Seen>, Option<Local>, Vec<Findin
 }
 
 const STORE_HINT: &str = "Check AWS_ENDPOINT_URL, AWS_REGION and the network, or what mounts the directory.";
+const KMS_HINT: &str = "Check AWS_ENDPOINT_URL_KMS and the network, where KMS wraps the keys.";
 const SERVER_HINT: &str = "Check PGHOST, PGPORT and the network, and whether the server takes new sessions.";
 const FILES_HINT: &str = "Run df: it stands still at the file system that does not answer.";
 
@@ -151,14 +161,28 @@ async fn arrival(archive: Option<&Archive>, seen: Option<&Seen>) -> Arrival {
     timeout(FOR_BOTH, archiving::arrival(archive, seen)).await.unwrap_or(Arrival::Unknown)
 }
 
-async fn content(archive: &Archive, seen: Option<&Seen>) -> Finding {
-    match timeout(FOR_BOTH, archive.clusters()).await {
-        Ok(Ok(systems)) => of_clusters(&systems, seen),
+async fn content(archive: &Archive, seen: Option<&Seen>) -> (Finding, Vec<SystemId>) {
+    let finding = match timeout(FOR_BOTH, archive.clusters()).await {
+        Ok(Ok(systems)) => return (of_clusters(&systems, seen), systems),
         Ok(Err(error)) if error.kind() == Kind::Config => {
             Finding::good("archive", "empty: nothing was archived here yet")
         }
         Ok(Err(error)) => Finding::bad("archive", error),
         Err(_) => Finding::bad("archive", too_slow("the archive", FOR_BOTH, STORE_HINT)),
+    };
+    (finding, Vec::new())
+}
+
+/// Both sides of it within one patience: KMS may not answer.
+async fn encryption(archive: &Archive, seen: Option<&Seen>, systems: &[SystemId]) -> Vec<Finding> {
+    let system = seen.map(|seen| seen.server.system_id).or(systems.first().copied());
+    let look = async {
+        let writing = encryption::writing(archive, system).await;
+        [Some(writing), encryption::reading(archive, systems).await]
+    };
+    match timeout(FOR_BOTH, look).await {
+        Ok(findings) => findings.into_iter().flatten().collect(),
+        Err(_) => vec![Finding::bad("encrypting", too_slow("encryption", FOR_BOTH, KMS_HINT))],
     }
 }
 

@@ -14,8 +14,16 @@ use crate::postgres::control::SystemId;
 use crate::wal::segment::{SegmentName, WalFile};
 use crate::wal::timeline::Timeline;
 
-/// The version of the bucket's format that this build writes, and the newest that it reads.
-pub const FORMAT: u32 = 1;
+/// The newest version of the bucket's format that this build reads. What is encrypted is written in it.
+pub const FORMAT: u32 = 2;
+
+/// The version in which everything is written that is not encrypted: older builds read it.
+pub const CLEAR: u32 = 1;
+
+/// The version in which something is written.
+pub fn format(encrypted: bool) -> u32 {
+    if encrypted { FORMAT } else { CLEAR }
+}
 
 /// May this version read what says that it was written in `format`? `what` says it for the message, as in "the object".
 ///
@@ -58,6 +66,8 @@ pub enum Key {
     Backup(SystemId, BackupId),
     /// `retention.json`: what the last deletion by `walden delete` did.
     Retention(SystemId),
+    /// A data key, wrapped.
+    DataKey(SystemId, DataKeyName),
 }
 
 /// What an object belongs to.
@@ -69,6 +79,8 @@ pub enum Family {
     Wal,
     /// A base backup.
     Backup,
+    /// The keys of both.
+    Keys,
 }
 
 /// Which part of which volume.
@@ -92,6 +104,7 @@ impl fmt::Display for Key {
             Key::Files(system, id) => write!(f, "{system}/backup/{id}/files"),
             Key::Backup(system, id) => write!(f, "{system}/backup/{id}/backup.json"),
             Key::Retention(system) => write!(f, "{system}/retention.json"),
+            Key::DataKey(system, name) => write!(f, "{system}/keys/{name}"),
         }
     }
 }
@@ -106,6 +119,7 @@ impl Key {
             ["walden-probe.txt"] => Key::Probe,
             ["walden-doctor.txt"] => Key::Doctor,
             [id, "retention.json"] => Key::Retention(system(id)?),
+            [id, "keys", name] => Key::DataKey(system(id)?, DataKeyName::parse(name)?),
             [id, "wal", name] => Key::Wal(system(id)?, WalFile::parse(name)?),
             [id, "wal", _, name] => Key::Wal(system(id)?, WalFile::parse(name)?),
             [id, "backup", backup, "files"] => Key::Files(system(id)?, BackupId::parse(backup)?),
@@ -127,6 +141,18 @@ impl Key {
             Key::Marker | Key::Probe | Key::Doctor | Key::Retention(..) => Family::Archive,
             Key::Wal(..) => Family::Wal,
             Key::Part(..) | Key::Files(..) | Key::Backup(..) => Family::Backup,
+            Key::DataKey(..) => Family::Keys,
+        }
+    }
+
+    /// The cluster that it belongs to; none for what belongs to the archive as a whole.
+    pub fn system(&self) -> Option<SystemId> {
+        match self {
+            Key::Marker | Key::Probe | Key::Doctor => None,
+            Key::Wal(system, _) | Key::Part(system, ..) | Key::Files(system, _) | Key::Backup(system, _) => {
+                Some(*system)
+            }
+            Key::Retention(system) | Key::DataKey(system, _) => Some(*system),
         }
     }
 
@@ -136,7 +162,8 @@ impl Key {
         match self {
             Key::Wal(_, file) => matches!(file, WalFile::Segment(_) | WalFile::Partial(_)),
             Key::Part(..) => true,
-            Key::Marker | Key::Probe | Key::Doctor | Key::Retention(..) | Key::Files(..) | Key::Backup(..) => false,
+            Key::Marker | Key::Probe | Key::Doctor | Key::Retention(..) | Key::DataKey(..) => false,
+            Key::Files(..) | Key::Backup(..) => false,
         }
     }
 }
@@ -156,6 +183,11 @@ pub fn wal_prefix(system: SystemId) -> String {
     format!("{system}/wal/")
 }
 
+/// What all data keys of one cluster begin with.
+pub fn keys_prefix(system: SystemId) -> String {
+    format!("{system}/keys/")
+}
+
 /// What all base backups of one cluster begin with.
 pub fn backups_prefix(system: SystemId) -> String {
     format!("{system}/backup/")
@@ -164,6 +196,46 @@ pub fn backups_prefix(system: SystemId) -> String {
 /// What all objects of one base backup begin with.
 pub fn backup_prefix(system: SystemId, id: BackupId) -> String {
     format!("{system}/backup/{id}/")
+}
+
+/// The name of a data key: the recipient of an age key (Bech32, in lower case).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(transparent)]
+pub struct DataKeyName(String);
+
+/// Characters of an X25519 recipient: `age1`, 52 for 32 bytes, and 6 of checksum.
+const RECIPIENT_LENGTH: usize = 62;
+
+impl DataKeyName {
+    /// The name of the key with this recipient, which has been made by age.
+    pub fn of(recipient: &str) -> DataKeyName {
+        DataKeyName(recipient.to_owned())
+    }
+
+    /// Reads a name; `None` for what does not look like a recipient.
+    pub fn parse(text: &str) -> Option<DataKeyName> {
+        let letters = |text: &str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        (text.len() == RECIPIENT_LENGTH && text.starts_with("age1") && letters(text))
+            .then(|| DataKeyName(text.to_owned()))
+    }
+
+    /// As it is written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for DataKeyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for DataKeyName {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<DataKeyName, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        DataKeyName::parse(&text).ok_or_else(|| serde::de::Error::custom("not the recipient of a data key"))
+    }
 }
 
 /// The name of a base backup: when it began (UTC, whole seconds) and the segment that its WAL begins with. Sorts by time.
@@ -256,7 +328,8 @@ mod tests {
             )),
             (system.clone(), any_id()).prop_map(|(system, id)| Key::Files(system, id)),
             (system.clone(), any_id()).prop_map(|(system, id)| Key::Backup(system, id)),
-            system.prop_map(Key::Retention),
+            system.clone().prop_map(Key::Retention),
+            (system, "age1[a-z0-9]{58}").prop_map(|(system, name)| Key::DataKey(system, DataKeyName::of(&name))),
         ]
     }
 
@@ -307,6 +380,8 @@ mod tests {
             "1/backup/20261121T013005Z-0000000100000000000000AB/v0/00000",
             "1/backup/20261321T013005Z-0000000100000000000000AB/files",
             "1/backup/20261121T013005Z-0000000100000000000000AB/v01/000000",
+            "1/keys/age1short",
+            "1/keys/AGE1QQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQ",
         ] {
             assert_eq!(Key::parse(text), None, "{text:?}");
         }

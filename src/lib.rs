@@ -5,12 +5,12 @@
 //! ```text
 //!            main ── cli ──────────────── words in, words out
 //!                     │
-//!  stories   wal::{push, fetch, prefetch, spool, backfill, verify, show}  daemon  exporter  status  report
+//!  stories   wal::{push, fetch, prefetch, spool, backfill, verify, show}  daemon  exporter  status  report  keys
 //!           backup::push  restore
 //!                     │
 //!  joiners   archive  wal::{receive, survey}  backup::catalogue
 //!                     │
-//!  machines  storage  codec  durable  pipeline  observe  metrics  postgres::{client, datadir, installed}
+//!  machines  storage  codec  crypt  durable  pipeline  observe  metrics  postgres::{client, datadir, installed}
 //!                     │
 //!  words     error  config  layout  postgres::{lsn, control, entry, label, page, ready, relation}
 //!            wal::{segment, timeline, header, chain, runs, split, tree, pages, commits}
@@ -22,11 +22,13 @@ pub mod backup;
 pub mod cli;
 pub mod codec;
 pub mod config;
+pub mod crypt;
 pub mod daemon;
 pub mod doctor;
 pub mod durable;
 pub mod error;
 pub mod exporter;
+pub mod keys;
 pub mod layout;
 pub mod metrics;
 pub mod observe;

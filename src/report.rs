@@ -279,7 +279,7 @@ fn cluster(status: &Status, now: Timestamp) -> Cluster {
     let Some(archived) = &status.archived else {
         return Cluster { system_id: status.system_id, archiving, ..Cluster::default() };
     };
-    let Archived { report, last_segment, retention, verification } = archived;
+    let Archived { report, last_segment, retention, verification, .. } = archived;
     Cluster {
         system_id: Some(report.system_id),
         archived: true,

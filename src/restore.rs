@@ -16,6 +16,7 @@ mod select;
 mod selective;
 mod target;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,9 +28,11 @@ use crate::config::conninfo::{ConnectionString, SlotName};
 use crate::config::target::{Goal, OwnerName, Point, Selection, TargetTimeline};
 use crate::durable;
 use crate::error::{Context, Result};
+use crate::layout::Key;
 use crate::observe::{Event, Lap, Observer, Stopwatch};
 use crate::pipeline;
 use crate::postgres::control::{CONTROL_FILE, SystemId};
+use crate::wal::segment::{SegmentName, WalFile};
 use crate::wal::verify;
 
 use self::destination::Destination;
@@ -144,6 +147,7 @@ pub async fn foresee(archive: &Archive, request: Request, observer: &Arc<dyn Obs
     }
     let selective = Selective::of(&backup, &request.only_databases)?;
     let files = catalogue::files(archive, &backup).await?;
+    check_keys(archive, &backup, &files, &way).await?;
     let mut places = request.places.clone();
     if request.delta {
         // The WAL stays where the old cluster had it; a link may be relative to where it lies.
@@ -169,6 +173,25 @@ pub async fn foresee(archive: &Archive, request: Request, observer: &Arc<dyn Obs
     watch.lap("looking");
     let plan = Plan::new(files, destination, |path| selective.is_hollow(path));
     Ok(Prospect { forecast, request, plan, owner, watch })
+}
+
+/// Whatever is encrypted must open with what is here, before anything is touched: all parts, and the WAL, as far as the
+/// first and the last segment tell of it.
+async fn check_keys(archive: &Archive, backup: &Backup, files: &Files, way: &Way) -> Result<()> {
+    let system = backup.system_id;
+    if archive.data_key_names(system).await?.is_empty() && backup.key.is_none() {
+        return Ok(());
+    }
+    let keys: BTreeSet<_> = files.parts().iter().filter_map(|part| part.age.as_ref()).map(|age| &age.key).collect();
+    for key in keys {
+        archive.identity(system, key).await.during(|| format!("could not restore backup {}", backup.id))?;
+    }
+    let first = SegmentName::containing(backup.timeline, backup.start, backup.segment_size()?);
+    for segment in [Some(first), way.coverage.last].into_iter().flatten() {
+        let key = Key::Wal(system, WalFile::Segment(segment));
+        archive.check_opens(&key).await.during(|| format!("the WAL of backup {} could not be read", backup.id))?;
+    }
+    Ok(())
 }
 
 /// Which configuration files the backup lacks.

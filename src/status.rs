@@ -22,6 +22,7 @@ use crate::backup::catalogue;
 use crate::backup::manifest::Backup;
 use crate::backup::retention::record::LastRun;
 use crate::error::{Error, Kind, Result};
+use crate::layout::{DataKeyName, Key};
 use crate::observe::{Event, Observer};
 use crate::postgres::client::Environment;
 use crate::postgres::control::SystemId;
@@ -29,7 +30,7 @@ use crate::postgres::datadir;
 use crate::storage::Signer;
 use crate::storage::memory::Memory;
 use crate::wal::chain::Gap;
-use crate::wal::segment::SegmentName;
+use crate::wal::segment::{SegmentName, WalFile};
 use crate::wal::survey;
 use crate::wal::verify::{self, Report, VerifiedBackup};
 
@@ -100,6 +101,8 @@ pub struct Archived {
     pub report: Report,
     /// The last segment of the newest timeline, and when it was stored, by the store's clock.
     pub last_segment: Option<(SegmentName, Timestamp)>,
+    /// The data key that this segment is encrypted for; `None` if it is not encrypted, or if its header cannot be read.
+    pub last_key: Option<DataKeyName>,
     /// What the last deletion by retention has done, if there was one and its record can be read.
     pub retention: Option<LastRun>,
     /// What this machine found when it last verified the archive.
@@ -182,6 +185,7 @@ async fn archived(
     for system in systems {
         let report = verify::verify(archive, system, None, observer).await?;
         let last_segment = last_segment(archive, &report).await?;
+        let last_key = last_key(archive, system, last_segment).await?;
         let retention = match catalogue::last_retention(archive, system).await {
             Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Refused) => {
                 unseen.push(NotSeen { what: format!("the last retention: {error}"), expected: true });
@@ -191,7 +195,7 @@ async fn archived(
         };
         let verification = verified::recall(&wanted.memory, &wanted.address, system);
         observer.notice(Event::Done(format!("the archive of cluster {system} has been looked at")));
-        found.push(Archived { report, last_segment, retention, verification });
+        found.push(Archived { report, last_segment, last_key, retention, verification });
     }
     Ok((found, unseen))
 }
@@ -202,6 +206,26 @@ async fn last_segment(archive: &Archive, report: &Report) -> Result<Option<(Segm
     let on_it = report.backups.iter().rev().map(|verified| &verified.backup);
     let after = on_it.filter(|backup| backup.timeline == timeline).find_map(before);
     survey::last_segment(archive, report.system_id, timeline, after).await
+}
+
+/// For which data key the newest segment is encrypted, as its header says: what was written last is what is written now.
+async fn last_key(
+    archive: &Archive,
+    system: SystemId,
+    last: Option<(SegmentName, Timestamp)>,
+) -> Result<Option<DataKeyName>> {
+    let Some((name, _)) = last else { return Ok(None) };
+    let key = Key::Wal(system, WalFile::Segment(name));
+    let header = match archive.store().head(&key.to_string()).await {
+        Ok(info) => archive.describe(&key, info.size).await,
+        Err(error) => Err(error),
+    };
+    match header {
+        Ok(header) => Ok(header.key),
+        // It was deleted meanwhile, is damaged, which a verification tells, or may not be read by who only watches.
+        Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Corrupt | Kind::Refused | Kind::Denied) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The segment before the one in which a backup began.

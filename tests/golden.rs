@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use sha2::{Digest, Sha256};
+use support::keys::key_file;
 use support::place::files_below;
 use support::user::{User, reachable, scratch_directory};
 use support::walden::{Walden, program};
@@ -83,6 +84,33 @@ fn everything_in_an_archive_of_format_1_comes_out_as_it_went_in() {
             let Ok(content) = std::fs::read(Path::new(root).join(path)) else { continue };
             sums += &sum(&content, path);
         }
+    }
+    assert!(sums == golden.sums, "{sums}");
+}
+
+/// Format 2 is that of what is encrypted. `2.identity` opens it: a key that protects nothing else. Its first segment was
+/// stored before encryption began.
+#[test]
+fn everything_in_an_encrypted_archive_of_format_2_comes_out_as_it_went_in() {
+    let golden = Golden::open("2");
+    let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let identity = std::fs::read(home.join("2.identity")).unwrap();
+    let identity = key_file(golden.scratch.path(), "identity", &identity, 0o600);
+    let walden = |args: &[&str]| golden.walden(args).env("WALDEN_IDENTITY_FILE", &identity);
+    let listed = walden(&["backup-list", "--json"]).run().code(0).json();
+    assert_eq!(listed[0]["id"], "20261126T080913Z-00000001000000000000000D");
+    assert_eq!(walden(&["keys", "--json"]).run().code(0).json()[0]["holders"].as_array().unwrap().len(), 2);
+    let data = golden.place("data");
+    golden.walden(&["backup-fetch", &data]).run().code(3).stderr_has("no key to decrypt with");
+    let mut sums = String::new();
+    for key in files_below(&golden.scratch.path().join("archive")).iter().filter(|key| key.contains("/wal/")) {
+        let name = key.rsplit('/').next().unwrap();
+        walden(&["wal-fetch", name, "fetched"]).run().code(0);
+        sums += &sum(&std::fs::read(golden.place("fetched")).unwrap(), name);
+    }
+    walden(&["backup-fetch", &data]).run().code(0);
+    for path in files_below(Path::new(&data)).iter().filter(|path| !MADE_HERE.contains(&path.as_str())) {
+        sums += &sum(&std::fs::read(Path::new(&data).join(path)).unwrap(), path);
     }
     assert!(sums == golden.sums, "{sums}");
 }

@@ -6,9 +6,9 @@ use std::ops::Range;
 use super::catalogue;
 use super::manifest::{Backup, Extent, File, Files, Part};
 use crate::archive::Archive;
+use crate::archive::part::StoredPart;
 use crate::codec::FrameReader;
 use crate::error::{Context, Error, Kind, Result};
-use crate::layout::Key;
 
 /// Writes the content of the file at `path`, relative to the data directory, to `sink`. Fetches only the frames that hold
 /// it. What was written counts only if this returns `Ok`.
@@ -61,8 +61,8 @@ impl<W: Write> Copying<'_, W> {
 
     /// Writes a range of a part's plain bytes, which is not empty.
     async fn part(&mut self, part: &Part, wanted: Range<u64>) -> Result<()> {
-        let key = Key::Part(self.backup.system_id, self.backup.id, part.name());
-        let what = || format!("could not read {}", self.archive.url(&key));
+        let there = StoredPart::of(self.backup.system_id, self.backup.id, part);
+        let what = || format!("could not read {}", self.archive.url(there.key()));
         let (mut plain, mut stored) = (0, 0);
         let mut frames = Vec::new();
         for frame in &part.frames {
@@ -74,11 +74,11 @@ impl<W: Write> Copying<'_, W> {
         }
         let (Some((_, _, first)), Some((last, _, last_at))) = (frames.first(), frames.last()) else { return Ok(()) };
         let range = *first..last_at + u64::from(last.stored);
-        let mut download = self.archive.store().get(&key.to_string(), Some(range)).await?;
+        let mut reader = self.archive.open_part(&there, range).await?;
         let mut buffer = Vec::new();
         for (frame, plain_at, _) in frames {
             let stored = frame.stored as usize;
-            download.fill(&mut buffer, stored).await.during(what)?;
+            reader.fill(&mut buffer, stored).await.during(what)?;
             let plain = self.reader.decompress(&frame, &buffer[..stored]).during(what)?;
             let from = wanted.start.saturating_sub(plain_at) as usize;
             let to = plain.len().min((wanted.end - plain_at) as usize);

@@ -22,6 +22,7 @@ use super::resume::{Interrupted, take_over};
 use super::session;
 use super::volume::{FinishedPart, VolumeWriter};
 use crate::archive::Archive;
+use crate::crypt::Recipient;
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::{BackupId, Key};
 use crate::observe::{Event, Observer};
@@ -41,6 +42,8 @@ pub(super) struct Copying<'a> {
     pub(super) id: BackupId,
     pub(super) control: ControlFile,
     pub(super) shape: Shape,
+    /// The data key that everything is encrypted for, if it is.
+    pub(super) to: Option<Recipient>,
     /// Where replay of the copy begins.
     pub(super) start: Lsn,
     pub(super) standby: bool,
@@ -71,7 +74,7 @@ impl Copying<'_> {
             self.observer.notice(Event::Warning(why));
         }
         let pages = Arc::new(Pages::new(&self.control, &root, self.start));
-        let listing = Arc::new(Listing::begin(self.id, self.journal.clone())?);
+        let listing = Arc::new(Listing::begin(self.id, self.to.is_some(), self.journal.clone())?);
         let files = match self.interrupted {
             Some(interrupted) => take_over(interrupted, &root, &files, &listing, &pages)?,
             None => files,
@@ -88,6 +91,7 @@ impl Copying<'_> {
             root,
             level,
             shape: self.shape,
+            to: self.to.clone(),
             pace: max_rate.map(|rate| Arc::new(Pace::new(rate))),
             pages: pages.clone(),
             parts,

@@ -46,6 +46,9 @@ pub(super) struct Head {
     pub(super) address: String,
     /// Whether pages are verified.
     pub(super) checksums: bool,
+    /// For whom its data keys are wrapped; nobody, if it is not encrypted.
+    #[serde(default)]
+    pub(super) recipients: Vec<String>,
     pub(super) clock: Clock,
 }
 
@@ -286,12 +289,13 @@ mod tests {
             data_directory,
             address,
             checksums: true,
+            recipients: Vec::new(),
             clock,
         }
     }
 
     fn part(number: u32) -> Entry {
-        Entry::Part(Part { volume: 0, part: number, blake3: "00".into(), frames: Vec::new() })
+        Entry::Part(Part { volume: 0, part: number, blake3: "00".into(), frames: Vec::new(), age: None })
     }
 
     #[test]

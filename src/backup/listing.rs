@@ -9,7 +9,7 @@ use tempfile::SpooledTempFile;
 use super::journal::{Entry, Journal, Record};
 use super::manifest::{Head, Line, Part};
 use crate::error::{Context, Result};
-use crate::layout::{BackupId, FORMAT};
+use crate::layout::{self, BackupId};
 
 /// Beyond so many bytes the list goes on in an unnamed temporary file (in `TMPDIR`): some 60 000 files.
 const IN_MEMORY: usize = 8 << 20;
@@ -51,11 +51,11 @@ pub(super) struct Listed {
 }
 
 impl Listing {
-    /// Begins the list of this backup.
-    pub(super) fn begin(id: BackupId, journal: Option<Arc<Journal>>) -> Result<Listing> {
+    /// Begins the list of this backup, which is to be encrypted or not.
+    pub(super) fn begin(id: BackupId, encrypted: bool, journal: Option<Arc<Journal>>) -> Result<Listing> {
         let spool = BufWriter::with_capacity(64 << 10, SpooledTempFile::new(IN_MEMORY));
         let listing = Listing { inner: Mutex::new(Inner { spool, counts: Counts::default() }), journal };
-        listing.add(&Line::Head(Head { format: FORMAT, id }))?;
+        listing.add(&Line::Head(Head { format: layout::format(encrypted), id }))?;
         Ok(listing)
     }
 

@@ -10,8 +10,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::damage::PageCheck;
+use crate::crypt::size::sealed_size;
 use crate::error::{Error, Kind, Result};
-use crate::layout::{self, BackupId, PartName, sealed};
+use crate::layout::{self, BackupId, DataKeyName, PartName, sealed};
 use crate::postgres::control::SystemId;
 use crate::postgres::entry::{Database, Directory, Paths, Tablespace};
 use crate::postgres::lsn::Lsn;
@@ -75,6 +76,10 @@ pub struct Backup {
     /// How it was taken.
     #[serde(default, skip_serializing_if = "Method::is_local")]
     pub method: Method,
+    /// The data key that its list of files was encrypted for, if it is encrypted. Parts of a run that was interrupted can have
+    /// another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<DataKeyName>,
     /// What its users have written on it.
     #[serde(flatten)]
     pub marks: Marks,
@@ -226,8 +231,36 @@ pub struct Part {
     pub part: u32,
     /// BLAKE3 of the object, in lower-case hexadecimal.
     pub blake3: String,
-    /// Its frames, in order; their stored sizes add up to the object's.
+    /// Its frames, in order. Their stored sizes add up to the object's, or to the plain bytes of the age file that it is.
     pub frames: Vec<Frame>,
+    /// How it is encrypted, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age: Option<Box<AgeFile>>,
+}
+
+/// What a reader has to know of an age file to begin in its middle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgeFile {
+    /// The data key that it is encrypted for.
+    pub key: DataKeyName,
+    /// All that comes before its first chunk.
+    #[serde(with = "base64_text")]
+    pub head: Vec<u8>,
+}
+
+/// Bytes as Base64.
+mod base64_text {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        STANDARD.decode(String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
 }
 
 impl Part {
@@ -236,9 +269,17 @@ impl Part {
         PartName { volume: self.volume, part: self.part }
     }
 
+    /// Bytes of its frames.
+    pub fn framed_size(&self) -> u64 {
+        self.frames.iter().map(|frame| u64::from(frame.stored)).sum()
+    }
+
     /// Bytes of the object.
     pub fn stored_size(&self) -> u64 {
-        self.frames.iter().map(|frame| u64::from(frame.stored)).sum()
+        match &self.age {
+            Some(age) => sealed_size(age.head.len() as u64, self.framed_size()),
+            None => self.framed_size(),
+        }
     }
 
     /// Bytes of the tar archive that it holds.
@@ -625,7 +666,7 @@ fn corrupt(id: BackupId, detail: String) -> Error {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::layout::FORMAT;
+    use crate::layout::CLEAR;
     use proptest::prelude::*;
 
     fn id() -> BackupId {
@@ -639,9 +680,9 @@ pub(crate) mod tests {
 
     fn sample() -> Vec<Line> {
         let frame = |plain| Frame { plain, stored: plain / 2, digest: FrameDigest::of(b"x") };
-        let part = |volume, part, frames| Line::Part(Part { volume, part, blake3: "00".into(), frames });
+        let part = |volume, part, frames| Line::Part(Part { volume, part, blake3: "00".into(), frames, age: None });
         vec![
-            Line::Head(Head { format: FORMAT, id: id() }),
+            Line::Head(Head { format: CLEAR, id: id() }),
             part(1, 0, vec![frame(500)]),
             Line::File(file("PG_VERSION", vec![])),
             part(0, 0, vec![frame(1000), frame(2000)]),
@@ -674,6 +715,17 @@ pub(crate) mod tests {
             assert_eq!(read, [sample()[2].clone(), sample()[4].clone()]);
             assert_eq!([files.file_of(0), files.file_of(1)], [1, 1]);
         }
+    }
+
+    #[test]
+    fn an_encrypted_part_is_as_large_as_its_age_file() {
+        let age = AgeFile { key: DataKeyName::of("age1x"), head: vec![0xFF; 200] };
+        let frame = Frame { plain: 1 << 20, stored: 70_000, digest: FrameDigest::of(b"x") };
+        let clear = Part { volume: 0, part: 0, blake3: "00".into(), frames: vec![frame; 2], age: None };
+        let part = Part { age: Some(Box::new(age)), ..clear.clone() };
+        // Three chunks of 64 KiB.
+        assert_eq!((clear.stored_size(), part.stored_size()), (140_000, 140_000 + 200 + 3 * 16));
+        assert_eq!(part.framed_size(), 140_000);
     }
 
     #[test]
@@ -743,7 +795,7 @@ pub(crate) mod tests {
 
     pub(crate) fn backup() -> Backup {
         Backup {
-            format: FORMAT,
+            format: CLEAR,
             walden: "0.1.0".into(),
             id: id(),
             system_id: SystemId(7710427967336607753),
@@ -766,6 +818,7 @@ pub(crate) mod tests {
             from_standby: false,
             resumed: false,
             method: Method::Local,
+            key: None,
             marks: Marks::default(),
         }
     }

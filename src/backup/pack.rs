@@ -17,8 +17,9 @@ use super::manifest::{FRAME_SIZE, File, Frame, Line};
 use super::pages::Pages;
 use super::plan::{Job, Plan, Shape};
 use super::read::{Source, Stretch};
-use super::volume::{FinishedPart, VolumeWriter};
+use super::volume::{FinishedPart, PartShape, VolumeWriter};
 use crate::codec::FrameWriter;
+use crate::crypt::Recipient;
 use crate::error::{Error, Kind, Result};
 use crate::observe::{Event, Observer};
 use crate::pipeline::{self, Pace};
@@ -36,6 +37,8 @@ pub(super) struct Packer {
     pub(super) level: i32,
     /// Threads and memory.
     pub(super) shape: Shape,
+    /// The data key that parts are encrypted for, if they are.
+    pub(super) to: Option<Recipient>,
     /// How fast to read.
     pub(super) pace: Option<Arc<Pace>>,
     /// What verifies the pages.
@@ -130,8 +133,9 @@ impl Shared<'_> {
 
     fn begin_volume(&self) -> Result<VolumeWriter> {
         let number = self.next_volume.fetch_add(1, Ordering::Relaxed);
-        let Packer { level, shape, parts, .. } = self.packer;
-        let mut volume = VolumeWriter::new(number, *level, shape.part_size, parts.clone())?;
+        let Packer { level, shape, to, parts, .. } = self.packer;
+        let part = PartShape { size: shape.part_size, to: to.clone() };
+        let mut volume = VolumeWriter::new(number, *level, part, parts.clone())?;
         if number == self.packer.first_volume {
             for directory in self.directories {
                 volume.add_directory(directory)?;

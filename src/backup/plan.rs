@@ -70,6 +70,9 @@ const FIXED: u64 = 40 << 20;
 /// two that wait to be appended.
 const FRAMES_PER_WORKER: u64 = 6;
 
+/// What encrypting a part takes beside the part: a chunk of an age file, plain and encrypted.
+const SEALING: u64 = 2 * (64 << 10);
+
 /// Requests under way, at least: one connection to S3 carries less than a core compresses.
 const UPLOADS: u64 = 4;
 
@@ -91,14 +94,14 @@ impl Shape {
     /// As many of the wanted workers, and parts as large as wanted, as `limit` bytes of memory allow. The formula stands in
     /// docs/limits.md:
     ///
-    /// `40 MiB + workers × (12 MiB + 2 × context) + (workers + uploads + 1) × part size`, with `uploads` = the greater of 4
+    /// `40 MiB + workers × (12.125 MiB + 2 × context) + (workers + uploads + 1) × part size`, with `uploads` = the greater of 4
     /// and the workers: each worker fills one part, one more waits, and the others are under way. `context` is what zstd
     /// takes to compress 2 MiB at this level.
     ///
     /// # Errors
     /// [`Kind::Config`] if the limit is too small for one worker at this level.
     pub(super) fn within(limit: u64, workers: usize, part_size: usize, level: i32) -> Result<Shape> {
-        let per_worker = FRAMES_PER_WORKER * FRAME_SIZE as u64 + 2 * context(level);
+        let per_worker = FRAMES_PER_WORKER * FRAME_SIZE as u64 + 2 * context(level) + SEALING;
         let parts = |workers: u64| workers + workers.max(UPLOADS) + 1;
         let needed = |workers: u64| FIXED + workers * per_worker + parts(workers) * SMALLEST_PART;
         let Some(workers) = (1..=workers.max(1) as u64).rev().find(|&workers| needed(workers) <= limit) else {
@@ -136,7 +139,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn total(shape: Shape, level: i32) -> u64 {
-        let workers = shape.workers as u64 * (12 * (1 << 20) + 2 * context(level));
+        let workers = shape.workers as u64 * (12 * (1 << 20) + (128 << 10) + 2 * context(level));
         (40 << 20) + workers + (shape.workers + shape.uploads + 1) as u64 * shape.part_size as u64
     }
 

@@ -20,8 +20,9 @@ use super::wait::Waiting;
 use crate::archive::{Archive, Encoded};
 use crate::codec::Description;
 use crate::config::value::{OnCorruption, RemoteCompression};
+use crate::crypt::Recipient;
 use crate::error::{Context, Result};
-use crate::layout::{BackupId, FORMAT, Key};
+use crate::layout::{self, BackupId, DataKeyName, Key};
 use crate::observe::{Event, Observer};
 use crate::postgres::client::Client;
 use crate::postgres::control::SystemId;
@@ -78,7 +79,9 @@ pub async fn push(
 ) -> Result<Backup> {
     let shape = Shape::within(options.memory_limit, options.workers, options.part_size, options.level)?;
     let Ready { server, data_directory, control } = preflight(archive, client, options, observer).await?;
-    let journals = Journals::look(options, &control, &data_directory);
+    // First of all: what cannot be encrypted as it is wanted is not begun.
+    let to = archive.fresh_data_key(server.system_id).await?;
+    let journals = Journals::look(options, &control, &data_directory, archive.recipients());
     // Before the backup mode begins: reading back can take long.
     let (known, interrupted) = journals.interrupted(archive, options.resume, observer).await?;
     warn_of_others(archive, server.system_id, known, observer).await?;
@@ -101,6 +104,7 @@ pub async fn push(
         id,
         control,
         shape,
+        to: to.clone(),
         start,
         standby,
         interrupted: interrupted.as_ref(),
@@ -127,6 +131,7 @@ pub async fn push(
         pages,
         from_standby: standby,
         method: Method::Local,
+        to,
         interrupted,
     };
     let backup = complete(archive, Some(client), options, observer, facts, listed).await?;
@@ -152,6 +157,7 @@ pub(super) struct Facts {
     pub(super) pages: Option<PageCheck>,
     pub(super) from_standby: bool,
     pub(super) method: Method,
+    pub(super) to: Option<Recipient>,
     /// The run that it went on with.
     pub(super) interrupted: Option<Interrupted>,
 }
@@ -167,9 +173,10 @@ pub(super) async fn complete(
     Listed { content, size, counts }: Listed,
 ) -> Result<Backup> {
     let id = facts.id;
-    let list = archive.encode(content, size, description(facts.system_id, facts.postgres)).await?;
+    let description = description(facts.system_id, facts.postgres);
+    let list = archive.encode_for(content, size, description, facts.to.as_ref()).await?;
     let backup = Backup {
-        format: FORMAT,
+        format: layout::format(facts.to.is_some()),
         walden: env!("CARGO_PKG_VERSION").to_owned(),
         id,
         system_id: facts.system_id,
@@ -192,6 +199,7 @@ pub(super) async fn complete(
         from_standby: facts.from_standby,
         resumed: facts.interrupted.is_some(),
         method: facts.method,
+        key: facts.to.as_ref().map(|recipient| DataKeyName::of(&recipient.to_string())),
         marks: options.marks.clone(),
     };
     Waiting { archive, client: session, backup: &backup, timeout: options.wal_timeout, observer }.wait().await?;

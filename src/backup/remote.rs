@@ -24,10 +24,11 @@ use super::manifest::{Backup, Method};
 use super::plan::Shape;
 use super::preflight::{RemoteReady, remote};
 use super::push::{Facts, LABEL, Options, complete};
-use super::volume::VolumeWriter;
+use super::volume::{PartShape, VolumeWriter};
 use super::{pages as verification, session};
 use crate::archive::Archive;
 use crate::config::value::RemoteCompression;
+use crate::crypt::Recipient;
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::BackupId;
 use crate::observe::{Event, Observer};
@@ -50,6 +51,8 @@ pub async fn push(
 ) -> Result<Backup> {
     let shape = Shape::within(options.memory_limit, options.workers, options.part_size, options.level)?;
     let RemoteReady { replication, sender, session } = remote(archive, replication, observer).await?;
+    // What cannot be encrypted as it is wanted is not begun.
+    let to = archive.fresh_data_key(sender.system_id).await?;
     observer.notice(Event::Phase { name: "waiting for a checkpoint".into(), bytes: None });
     let before = homes(session.as_ref()).await?;
     let label = options.marks.label.as_deref().unwrap_or(LABEL);
@@ -57,7 +60,8 @@ pub async fn push(
     let transfer = replication.base_backup(&BaseBackup { label, max_rate: options.max_rate, compressed }).await?;
     let started = Timestamp::now();
     let id = BackupId::new(started, SegmentName::containing(transfer.timeline, transfer.start, sender.segment_size));
-    let receiving = Receiving { archive, session: session.as_ref(), options, observer, id, sender: &sender, shape };
+    let receiving =
+        Receiving { archive, session: session.as_ref(), options, observer, id, sender: &sender, shape, to: to.clone() };
     let tablespaces = outside(&transfer.archives);
     let (listed, known) = receiving.receive(transfer).await.during(|| format!("could not take backup {id}"))?;
     before.check_unmoved(&homes(session.as_ref()).await?)?;
@@ -78,6 +82,7 @@ pub async fn push(
         pages,
         from_standby,
         method: Method::Remote,
+        to,
         interrupted: None,
     };
     complete(archive, session.as_ref(), options, observer, facts, listed).await
@@ -126,6 +131,8 @@ struct Receiving<'a> {
     id: BackupId,
     sender: &'a Sender,
     shape: Shape,
+    /// The data key that everything is encrypted for, if it is.
+    to: Option<Recipient>,
 }
 
 /// What is known of the backup when all of it has come.
@@ -144,10 +151,11 @@ impl Receiving<'_> {
             self.observer.notice(Event::Warning(text.into()));
         }
         let pages = Arc::new(StreamPages::new(self.sender.data_checksums && self.sender.usual_build, transfer.start));
-        let listing = Arc::new(Listing::begin(self.id, None)?);
+        let listing = Arc::new(Listing::begin(self.id, self.to.is_some(), None)?);
         let (parts, storing) =
             Storing::begin(self.archive, self.sender.system_id, self.id, self.shape.uploads, &listing);
-        let volume = VolumeWriter::new(0, self.options.level, self.shape.part_size, parts)?;
+        let part = PartShape { size: self.shape.part_size, to: self.to.clone() };
+        let volume = VolumeWriter::new(0, self.options.level, part, parts)?;
         let packer = Packer::new(volume, listing.clone(), pages.clone());
         let name =
             format!("receiving {} tablespaces and the data directory", transfer.archives.len().saturating_sub(1));

@@ -92,7 +92,12 @@ pub(super) struct Journals {
 
 impl Journals {
     /// Those of this cluster; none where they cannot be kept.
-    pub(super) fn look(options: &Options, control: &ControlFile, data_directory: &Path) -> Journals {
+    pub(super) fn look(
+        options: &Options,
+        control: &ControlFile,
+        data_directory: &Path,
+        recipients: Vec<String>,
+    ) -> Journals {
         let head = || -> std::io::Result<Head> {
             Ok(Head {
                 walden: env!("CARGO_PKG_VERSION").to_owned(),
@@ -104,6 +109,7 @@ impl Journals {
                 data_directory: std::fs::canonicalize(data_directory)?,
                 address: options.address.clone(),
                 checksums: control.data_checksums,
+                recipients,
                 clock: Clock::read()?,
             })
         };
@@ -144,6 +150,7 @@ impl Journals {
             }
             let usable = head.walden == wanted.walden
                 && head.checksums == wanted.checksums
+                && head.recipients == wanted.recipients
                 && is_comparable(&head.clock, &wanted.clock);
             match usable && found.is_none() {
                 true => found = Some(left),

@@ -1,11 +1,17 @@
 //! One volume in the making: a tar archive as a stream of frames, cut into parts.
 
+use std::io::Write;
+
 use tokio::sync::mpsc::Sender;
 
-use super::manifest::{Extent, FRAME_SIZE, File, Frame, MAX_FRAMES, Part};
+use super::manifest::{AgeFile, Extent, FRAME_SIZE, File, Frame, MAX_FRAMES, Part};
 use crate::codec::FrameWriter;
+use crate::crypt::Recipient;
+use crate::crypt::open::head_length;
+use crate::crypt::seal::Sealer;
+use crate::crypt::size::room;
 use crate::error::{Context, Error, Kind, Result};
-use crate::layout::MAX_PARTS;
+use crate::layout::{DataKeyName, MAX_PARTS};
 use crate::postgres::entry::Directory;
 
 /// A part that is ready to be stored.
@@ -26,27 +32,58 @@ pub(super) struct VolumeWriter {
     /// Plain bytes in frames so far.
     framed: u64,
     part: u32,
-    part_size: usize,
+    shape: PartShape,
     frames: Vec<Frame>,
-    content: Vec<u8>,
+    /// Bytes in these frames.
+    filled: usize,
+    /// The object in the making; none until its first frame.
+    content: Option<Sealer<Vec<u8>>>,
     parts: Sender<FinishedPart>,
+}
+
+/// What parts are to be.
+#[derive(Clone, Debug)]
+pub(super) struct PartShape {
+    /// Stored bytes, at most, unless a single frame takes more.
+    pub(super) size: usize,
+    /// The data key that they are encrypted for, if they are.
+    pub(super) to: Option<Recipient>,
+}
+
+impl PartShape {
+    /// Bytes of frames that fit into a part.
+    fn room(&self) -> usize {
+        match self.to {
+            Some(_) => room(self.size as u64) as usize,
+            None => self.size,
+        }
+    }
+
+    fn begin(&self) -> Result<Sealer<Vec<u8>>> {
+        // Only the pages that are written to cost memory.
+        Sealer::begin(self.to.as_ref(), Vec::with_capacity(self.size)).during(encrypting)
+    }
+}
+
+fn encrypting() -> &'static str {
+    "could not encrypt a part"
 }
 
 const TAR_BLOCK: u64 = 512;
 
 impl VolumeWriter {
-    /// Begins a volume whose parts, of at most `part_size` stored bytes unless a single frame is larger, go to `parts`.
-    pub(super) fn new(volume: u32, level: i32, part_size: usize, parts: Sender<FinishedPart>) -> Result<VolumeWriter> {
+    /// Begins a volume whose parts go to `parts`.
+    pub(super) fn new(volume: u32, level: i32, shape: PartShape, parts: Sender<FinishedPart>) -> Result<VolumeWriter> {
         Ok(VolumeWriter {
             volume,
             writer: FrameWriter::new(level)?,
             pending: Vec::with_capacity(FRAME_SIZE),
             framed: 0,
             part: 0,
-            part_size,
+            shape,
             frames: Vec::new(),
-            // Only the pages that are written to cost memory.
-            content: Vec::with_capacity(part_size),
+            filled: 0,
+            content: None,
             parts,
         })
     }
@@ -86,11 +123,16 @@ impl VolumeWriter {
 
     /// Adds a frame of a large file, made with the settings of this volume.
     pub(super) fn add_frame(&mut self, frame: Frame, stored: &[u8]) -> Result<()> {
-        let full = self.content.len() + stored.len() > self.part_size || self.frames.len() == MAX_FRAMES;
-        if full && !self.content.is_empty() {
+        let full = self.filled + stored.len() > self.shape.room() || self.frames.len() == MAX_FRAMES;
+        if full && !self.frames.is_empty() {
             self.finish_part()?;
         }
-        self.content.extend_from_slice(stored);
+        let content = match &mut self.content {
+            Some(content) => content,
+            none => none.insert(self.shape.begin()?),
+        };
+        content.write_all(stored).during(encrypting)?;
+        self.filled += stored.len();
         self.frames.push(frame);
         self.framed += u64::from(frame.plain);
         Ok(())
@@ -148,18 +190,32 @@ impl VolumeWriter {
             return Err(Error::new(Kind::Refused, format!("a volume cannot have more than {MAX_PARTS} parts"))
                 .hint("Make the parts larger with --part-size or WALDEN_PART_SIZE, or use more workers."));
         }
-        let content = std::mem::replace(&mut self.content, Vec::with_capacity(self.part_size));
+        let content = match self.content.take() {
+            Some(content) => content,
+            None => self.shape.begin()?,
+        };
+        let content = content.finish().during(encrypting)?;
         let part = Part {
             volume: self.volume,
             part: self.part,
             blake3: blake3::hash(&content).to_hex().to_string(),
             frames: std::mem::take(&mut self.frames),
+            age: self.age_file(&content)?,
         };
+        self.filled = 0;
         self.part += 1;
         self.parts.blocking_send(FinishedPart { part, content }).map_err(|_| {
             // The receiver says why; see `push`.
             Error::new(Kind::Unreachable, "the parts of the backup can no longer be stored")
         })
+    }
+
+    /// What its readers have to know of a part that is encrypted.
+    fn age_file(&self, content: &[u8]) -> Result<Option<Box<AgeFile>>> {
+        let Some(recipient) = &self.shape.to else { return Ok(None) };
+        let head = head_length(content).during(encrypting)?.map(|length| content[..length].to_vec());
+        let head = head.ok_or_else(|| Error::new(Kind::Bug, "an encrypted part has no head"))?;
+        Ok(Some(Box::new(AgeFile { key: DataKeyName::of(&recipient.to_string()), head })))
     }
 }
 
@@ -190,6 +246,8 @@ fn padding(size: u64) -> &'static [u8] {
 mod tests {
     use super::*;
     use crate::codec::FrameReader;
+    use crate::crypt::open::open;
+    use crate::crypt::{ExposeSecret, Identity};
     use jiff::Timestamp;
     use proptest::prelude::*;
     use std::io::Read;
@@ -198,10 +256,11 @@ mod tests {
         File { path, size: size as u64, mode: 0o600, modified: Timestamp::UNIX_EPOCH, crc32c: 0, at: Vec::new() }
     }
 
-    /// Writes files of these sizes, each filled with its index, and returns what was stored.
-    fn write(sizes: &[usize], part_size: usize) -> (Vec<File>, Vec<FinishedPart>) {
+    /// Writes files of these sizes, each filled with its index, and returns what was stored, encrypted if there is a key.
+    fn write(sizes: &[usize], size: usize, key: Option<&Identity>) -> (Vec<File>, Vec<FinishedPart>) {
         let (sender, mut receiver) = tokio::sync::mpsc::channel(1000);
-        let mut volume = VolumeWriter::new(3, 1, part_size, sender).unwrap();
+        let shape = PartShape { size, to: key.map(Identity::recipient) };
+        let mut volume = VolumeWriter::new(3, 1, shape, sender).unwrap();
         let mut files = Vec::new();
         for (index, &size) in sizes.iter().enumerate() {
             let mut file = describe(format!("base/d{}/{index}", "x".repeat(index * 40)), size);
@@ -227,17 +286,21 @@ mod tests {
         (files, parts)
     }
 
-    fn plain(parts: &[FinishedPart]) -> Vec<u8> {
+    fn plain(parts: &[FinishedPart], key: Option<&Identity>) -> Vec<u8> {
         let mut reader = FrameReader::new().unwrap();
         let mut plain = Vec::new();
         for part in parts {
-            let mut at = 0;
+            let content = match key {
+                Some(key) => open(&part.content, std::slice::from_ref(key), 64 << 20).unwrap().unwrap(),
+                None => part.content.clone().into(),
+            };
+            let (content, mut at) = (content.expose_secret(), 0);
             for frame in &part.part.frames {
-                let stored = &part.content[at..at + frame.stored as usize];
+                let stored = &content[at..at + frame.stored as usize];
                 plain.extend_from_slice(reader.decompress(frame, stored).unwrap());
                 at += stored.len();
             }
-            assert_eq!(at, part.content.len());
+            assert_eq!(at, content.len());
         }
         plain
     }
@@ -248,9 +311,11 @@ mod tests {
         fn a_volume_is_a_tar_archive_and_its_extents_are_right(
             sizes in prop::collection::vec(prop_oneof![0usize..2000, Just(FRAME_SIZE - 1), Just(FRAME_SIZE), Just(FRAME_SIZE + 8192), Just(512)], 0..8),
             part_size in 1usize..3000,
+            encrypted: bool,
         ) {
-            let (files, parts) = write(&sizes, part_size);
-            let plain = plain(&parts);
+            let key = encrypted.then(Identity::generate);
+            let (files, parts) = write(&sizes, part_size, key.as_ref());
+            let plain = plain(&parts, key.as_ref());
             let mut archive = tar::Archive::new(plain.as_slice());
             let mut read = 0;
             for (entry, file) in archive.entries().unwrap().zip(&files) {
@@ -268,8 +333,9 @@ mod tests {
         }
 
         #[test]
-        fn parts_are_bounded_and_numbered(sizes in prop::collection::vec(0usize..200_000, 1..20), part_size in 200usize..2000) {
-            let (_, parts) = write(&sizes, part_size);
+        fn parts_are_bounded_and_numbered(sizes in prop::collection::vec(0usize..200_000, 1..20), part_size in 2000usize..4000, encrypted: bool) {
+            let key = encrypted.then(Identity::generate);
+            let (_, parts) = write(&sizes, part_size, key.as_ref());
             for (index, part) in parts.iter().enumerate() {
                 prop_assert_eq!(part.part.part as usize, index);
                 prop_assert!(part.content.len() <= part_size || part.part.frames.len() == 1);

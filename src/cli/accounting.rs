@@ -28,7 +28,7 @@ impl Run {
     pub fn begin(Invocation { verb, settings }: &Invocation) -> Result<Option<Run>> {
         let directory = settings.find(&watching::METRICS_DIR)?;
         let verb = verb.name();
-        let looks = !matches!(verb, VerbName::Config | VerbName::Completions | VerbName::Man);
+        let looks = !matches!(verb, VerbName::Config | VerbName::Completions | VerbName::Man | VerbName::Keygen);
         let counted = looks && !settings.get(&options::AHEAD)?;
         let (Some(directory), Some(archive), true) = (directory, settings.find(&options::PREFIX)?, counted) else {
             return Ok(None);

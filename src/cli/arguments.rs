@@ -20,7 +20,7 @@ use crate::cli::help::{self, Positional};
 use crate::cli::pages;
 use crate::config::Settings;
 use crate::config::mark::Label;
-use crate::config::options::{self, TABLE, restoring, retention};
+use crate::config::options::{self, TABLE, encryption, restoring, retention};
 use crate::config::row::{Role, Row, VerbName};
 use crate::config::sources::{self, Envdir, Environment, Flags};
 use crate::config::target::{Goal, Point, Selection, TablespaceMapping, Target, TargetTimeline};
@@ -104,6 +104,17 @@ pub enum Verb {
     },
     /// Delete something.
     Delete(Deletion),
+    /// Make an age identity, or show what is in a file of keys.
+    Keygen {
+        /// The file.
+        path: PathBuf,
+        /// Print the private halves.
+        as_identity: bool,
+    },
+    /// List the data keys.
+    Keys,
+    /// Wrap the data keys anew.
+    Rekey,
     /// Help `wal-push` until the process ends.
     Daemon {
         /// The data directory.
@@ -164,6 +175,9 @@ impl Verb {
             Verb::BackupCat { .. } => VerbName::BackupCat,
             Verb::BackupMark { .. } => VerbName::BackupMark,
             Verb::Delete(_) => VerbName::Delete,
+            Verb::Keygen { .. } => VerbName::Keygen,
+            Verb::Keys => VerbName::Keys,
+            Verb::Rekey => VerbName::Rekey,
             Verb::Daemon { .. } => VerbName::Daemon,
             Verb::WalShow => VerbName::WalShow,
             Verb::WalVerify => VerbName::WalVerify,
@@ -193,6 +207,7 @@ impl Verb {
             | Verb::Doctor { pgdata } => pgdata.as_ref().map(directory).unwrap_or_default(),
             Verb::BackupFetch(fetch) => directory(&fetch.directory),
             Verb::Man { directory: pages } => directory(pages),
+            Verb::Keygen { path, .. } => directory(path),
             _ => String::new(),
         }
     }
@@ -381,7 +396,7 @@ fn invocation(matches: &ArgMatches, environment: &Environment) -> Result<Invocat
     let named = matches.subcommand().and_then(|(name, matches)| Some((VerbName::parse(name)?, matches)));
     let (name, matches) = named.ok_or_else(|| not_given("VERB"))?;
     let settings = sources::load(flags(name, matches), environment)?;
-    if !matches!(name, VerbName::Config | VerbName::Completions | VerbName::Man) {
+    if !matches!(name, VerbName::Config | VerbName::Completions | VerbName::Man | VerbName::Keygen) {
         settings.get(&options::PREFIX)?;
     }
     Ok(Invocation { verb: verb(name, matches, &settings)?, settings })
@@ -436,6 +451,12 @@ fn verb(name: VerbName, matches: &ArgMatches, settings: &Settings) -> Result<Ver
             let words: Vec<&str> = words.map(String::as_str).collect();
             Verb::Delete(required(matches, help::WHAT, |what| deleting::deletion(what, &words, matches, settings))?)
         }
+        VerbName::Keygen => Verb::Keygen {
+            path: required(matches, help::FILE, PathBuf::read)?,
+            as_identity: settings.get(&encryption::AS_IDENTITY)?,
+        },
+        VerbName::Keys => Verb::Keys,
+        VerbName::Rekey => Verb::Rekey,
         VerbName::Daemon => Verb::Daemon { pgdata: required(matches, help::PGDATA, PathBuf::read)? },
         VerbName::WalShow => Verb::WalShow,
         VerbName::WalVerify => Verb::WalVerify,
@@ -578,6 +599,10 @@ mod tests {
                     change: MarkChange { label: Some(None), notes: vec![("a".to_owned(), None)], keep: Some(false) },
                 },
             ),
+            ("keygen /k".to_owned(), Verb::Keygen { path: "/k".into(), as_identity: false }),
+            ("keygen /k --as-identity".to_owned(), Verb::Keygen { path: "/k".into(), as_identity: true }),
+            ("keys --json".to_owned(), Verb::Keys),
+            ("rekey --confirm --identity-file /old".to_owned(), Verb::Rekey),
             ("daemon /pg".to_owned(), Verb::Daemon { pgdata: "/pg".into() }),
             ("wal-show --json".to_owned(), Verb::WalShow),
             ("wal-verify --deep --workers 4".to_owned(), Verb::WalVerify),
@@ -636,7 +661,7 @@ mod tests {
                 let operands: &[&str] = match verb {
                     VerbName::WalPush | VerbName::WalBackfill | VerbName::BackupFetch | VerbName::Daemon => &["x"],
                     VerbName::Completions => &["bash"],
-                    VerbName::Man => &["x"],
+                    VerbName::Man | VerbName::Keygen => &["x"],
                     VerbName::WalFetch => &["00000002.history", "x"],
                     VerbName::BackupShow | VerbName::BackupMark => &["LATEST"],
                     VerbName::BackupCat => &["LATEST", "x"],
@@ -644,7 +669,9 @@ mod tests {
                     VerbName::Delete if row.name.starts_with("retain") => &["retain", "7"],
                     VerbName::Delete => &["garbage"],
                     VerbName::BackupPush | VerbName::BackupList | VerbName::Config => &[],
-                    VerbName::WalShow
+                    VerbName::Keys
+                    | VerbName::Rekey
+                    | VerbName::WalShow
                     | VerbName::WalVerify
                     | VerbName::Status
                     | VerbName::Exporter

@@ -103,6 +103,7 @@ fn value(backup: &Backup) -> Result<Value> {
     value["from_standby"] = backup.from_standby.into();
     value["resumed"] = backup.resumed.into();
     value["method"] = json!(backup.method);
+    value["key"] = json!(backup.key);
     Ok(value)
 }
 
@@ -131,6 +132,7 @@ pub(super) fn show(backup: &Backup) -> String {
         ("segment size", BinaryBytes(backup.segment_size).to_string()),
         ("taken by", format!("walden {}", backup.walden)),
     ];
+    lines.extend(backup.key.iter().map(|key| ("encrypted", format!("for the data key {key}"))));
     if backup.from_standby {
         lines.push(("from", "a standby".to_owned()));
     }

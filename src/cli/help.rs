@@ -65,6 +65,11 @@ pub(super) fn positionals(verb: VerbName) -> &'static [Positional] {
             },
             Positional { name: OBJECT, required: false, doc: "A count, a time, or ids, as WHAT asks for" },
         ],
+        VerbName::Keygen => &[Positional {
+            name: FILE,
+            required: true,
+            doc: "The file to make; one that is there is not changed, and what is in it is shown",
+        }],
         VerbName::Daemon => {
             &[Positional { name: PGDATA, required: true, doc: "The data directory of the cluster to serve" }]
         }
@@ -82,7 +87,12 @@ pub(super) fn positionals(verb: VerbName) -> &'static [Positional] {
         VerbName::Man => {
             &[Positional { name: DIR, required: true, doc: "The directory to write them into; it must exist" }]
         }
-        VerbName::BackupList | VerbName::WalShow | VerbName::WalVerify | VerbName::Config => &[],
+        VerbName::BackupList
+        | VerbName::Keys
+        | VerbName::Rekey
+        | VerbName::WalShow
+        | VerbName::WalVerify
+        | VerbName::Config => &[],
     }
 }
 
@@ -99,6 +109,9 @@ pub(super) fn summary(verb: VerbName) -> &'static str {
         VerbName::BackupCat => "Write one file of a base backup to standard output",
         VerbName::BackupMark => "Change the label, the notes or the keeping of a base backup",
         VerbName::Delete => "Delete old backups with their WAL, or what failed backups have left",
+        VerbName::Keygen => "Make an age key to decrypt with, and print whom to encrypt to",
+        VerbName::Keys => "List the data keys of an encrypted archive, and who can open them",
+        VerbName::Rekey => "Change who can open the data keys, without touching what is encrypted with them",
         VerbName::Daemon => "Help wal-push with connections that are ready: for a store that is far away",
         VerbName::WalShow => "Show which WAL is in the archive, timeline by timeline",
         VerbName::WalVerify => "Verify that every backup finds the WAL to recover from it",
@@ -230,6 +243,38 @@ What failed backups have left:
 
 What is marked to be kept, what may be being taken and the newest sound backup stay. WAL stays as long as a
 backup that stays needs it. Whoever deletes needs s3:DeleteObject."
+        }
+        VerbName::Keygen => {
+            "\
+On the machine that restores, not on the server; it prints what belongs into encrypt-to:
+  walden keygen /etc/walden.d/.identity
+
+What belongs to a key that is there, an age identity or a symmetric one:
+  walden keygen /etc/walden.d/.identity
+
+A symmetric key as age reads it, to be kept in a safe place:
+  walden keygen /etc/walden.d/.key --as-identity
+
+Keep copies elsewhere: what was encrypted for a key that is lost cannot be read by anybody."
+        }
+        VerbName::Keys => {
+            "\
+Examples:
+  walden --envdir /etc/walden.d keys
+  walden --prefix s3://bucket/path keys --json
+
+It takes no key: for whom a data key is wrapped can be read by everybody who may read the archive."
+        }
+        VerbName::Rekey => {
+            "\
+What would be done, with the new recipients among the settings and the old identity at hand:
+  WALDEN_ENCRYPT_TO='age1...' walden --envdir /etc/walden.d rekey --identity-file /root/old-identity
+
+The same, done; an interrupted one is gone on with by the same command:
+  WALDEN_ENCRYPT_TO='age1...' walden --envdir /etc/walden.d rekey --identity-file /root/old-identity --confirm
+
+Only the small objects that hold the data keys are replaced. Who had an old key may have copied data keys,
+and can read with them what was encrypted until now."
         }
         VerbName::Daemon => {
             "\

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::archive::Archive;
-use crate::config::options::{self, requests};
+use crate::archive::keyring::{Chosen, Keyring};
+use crate::config::options::{self, encryption, requests};
 use crate::config::role::{AssumedRole, usual_session_name};
 use crate::config::row::Setting;
 use crate::config::{Location, Origin, Settings};
@@ -12,17 +13,43 @@ use crate::error::{Error, Kind, Result};
 use crate::postgres::datadir;
 use crate::storage;
 use crate::storage::memory::Memory;
+use crate::storage::s3::kms::Kms;
 use crate::storage::s3::{self, Wanted};
 
 /// For what PostgreSQL waits for: the retry timeout bounds even a try that moves.
 pub(super) async fn wal_archive(settings: &Settings) -> Result<Archive> {
-    open_archive(settings, &options::WAL_COMPRESSION, true).await
+    let how = How { level: &options::WAL_COMPRESSION, strict: true, reads: true };
+    open_within(settings, how, settings.get(&options::RETRY_TIMEOUT)?).await
+}
+
+/// The same for who only writes, and has no use for what there is to decrypt with.
+pub(super) async fn pushing_archive(settings: &Settings) -> Result<Archive> {
+    let how = How { level: &options::WAL_COMPRESSION, strict: true, reads: false };
+    open_within(settings, how, settings.get(&options::RETRY_TIMEOUT)?).await
 }
 
 /// For backups, whose parts may take their time.
 pub(super) async fn archive(settings: &Settings) -> Result<Archive> {
-    open_archive(settings, &options::BACKUP_COMPRESSION, false).await
+    open_within(settings, AT_LEISURE, settings.get(&options::RETRY_TIMEOUT)?).await
 }
+
+/// For whoever looks at what there is, or deletes it, and needs no keys, nor the right to read their files.
+pub(super) async fn keyless_archive(settings: &Settings) -> Result<Archive> {
+    open_within(settings, KEYLESS, settings.get(&options::RETRY_TIMEOUT)?).await
+}
+
+/// How an archive is opened.
+struct How {
+    /// How hard zstd tries.
+    level: &'static Setting<u32>,
+    /// Whether somebody waits for one small object.
+    strict: bool,
+    /// Whether there may be something to decrypt.
+    reads: bool,
+}
+
+const AT_LEISURE: How = How { level: &options::BACKUP_COMPRESSION, strict: false, reads: true };
+const KEYLESS: How = How { reads: false, ..AT_LEISURE };
 
 /// How long `status` and the exporter ask a store that does not answer, unless `retry-timeout` is set: whoever watches wants
 /// to know within a minute that it cannot be seen.
@@ -35,19 +62,10 @@ pub(super) async fn watched_archive(settings: &Settings) -> Result<Archive> {
         Some(Origin::Default) | None => LOOKING_TIMEOUT,
         Some(_) => settings.get(&options::RETRY_TIMEOUT)?,
     };
-    open_within(settings, &options::BACKUP_COMPRESSION, false, timeout).await
+    open_within(settings, KEYLESS, timeout).await
 }
 
-async fn open_archive(settings: &Settings, level_setting: &Setting<u32>, strict: bool) -> Result<Archive> {
-    open_within(settings, level_setting, strict, settings.get(&options::RETRY_TIMEOUT)?).await
-}
-
-async fn open_within(
-    settings: &Settings,
-    level_setting: &Setting<u32>,
-    strict: bool,
-    retry_timeout: Duration,
-) -> Result<Archive> {
+async fn open_within(settings: &Settings, how: How, retry_timeout: Duration) -> Result<Archive> {
     let location: Location = settings.get(&options::PREFIX)?;
     let memory = Memory::at(settings.find(&options::CACHE_DIR)?);
     let address = storage::address(&location);
@@ -56,7 +74,7 @@ async fn open_within(
     let remembers = matches!(location, Location::Bucket { .. });
     let options = s3::Options {
         retry_timeout,
-        strict,
+        strict: how.strict,
         addressing: settings.get(&options::S3_ADDRESSING)?,
         accelerate: settings.get(&options::S3_ACCELERATE)?,
         checksum: settings.get(&options::S3_CHECKSUM)?,
@@ -65,8 +83,21 @@ async fn open_within(
         roles,
         memory: memory.clone(),
     };
+    // First of all: a key that cannot be used is not found out when half of the work is done.
+    let keyring = Keyring::open(Chosen {
+        to: settings.all(&encryption::ENCRYPT_TO)?,
+        identity_files: match how.reads {
+            true => settings.all(&encryption::IDENTITY_FILE)?.into_iter().map(|file| file.0).collect(),
+            false => Vec::new(),
+        },
+        prefix: location.to_string(),
+        kms: Kms::new(options.clone()),
+        memory: memory.clone(),
+        address: address.clone(),
+        remembers,
+    })?;
     let store = storage::open(location, options).await?;
-    let archive = Archive::new(store, level(settings, level_setting)?);
+    let archive = Archive::new(store, level(settings, how.level)?).with_keys(keyring);
     Ok(if remembers { archive.remembering(memory, address) } else { archive })
 }
 

@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::opening::wal_archive;
+use super::opening::pushing_archive;
 use crate::config::Settings;
 use crate::config::options::{self, TABLE};
 use crate::config::row::{Role, VerbName};
@@ -42,7 +42,7 @@ pub(super) async fn serve(data_directory: &Path, settings: &Settings, environmen
         address: storage::address(&settings.get(&options::PREFIX)?),
         ahead: settings.get(&options::PUSH_AHEAD)? as usize,
         timeout: settings.get(&options::PUSH_TIMEOUT)?,
-        open: || wal_archive(settings),
+        open: || pushing_archive(settings),
         settings: || fingerprint(settings, environment),
     })
     .await
@@ -81,8 +81,10 @@ fn fingerprint(settings: &Settings, environment: &Environment) -> String {
     for (name, value) in environment.iter().filter(|(name, _)| name.starts_with("AWS_") || FOREIGN.contains(name)) {
         add(name, value);
     }
-    let key = settings.text(&options::requests::S3_SSE_C_KEY_FILE.row).map(PathBuf::from);
-    for path in files(environment).into_iter().chain(key) {
+    let keys = settings.text(&options::requests::S3_SSE_C_KEY_FILE.row).into_iter();
+    // A recipient is no file, and then it has no state.
+    let keys = keys.chain(settings.texts(&options::encryption::ENCRYPT_TO.row)).map(PathBuf::from);
+    for path in files(environment).into_iter().chain(keys) {
         let state = std::fs::metadata(&path).map(|file| (file.ino(), file.size(), file.mtime(), file.mtime_nsec()));
         if let Ok(state) = state {
             add(&path.display().to_string(), &format!("{state:?}"));

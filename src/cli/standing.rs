@@ -42,6 +42,8 @@ fn cluster(status: &Status, standing: &Standing) -> String {
             format!("{name}, stored {} ago ({})", ago(stored, now), looking::second(stored))
         });
         lines.push(("last WAL", wal));
+        let encrypted = archived.last_key.as_ref().map(|key| format!("the last WAL is, for the data key {key}"));
+        lines.extend(encrypted.map(|words| ("encrypted", words)));
     } else if standing.unseen_archive.is_none() {
         lines.push(("archive", "has nothing of this cluster".to_owned()));
     }
@@ -257,6 +259,7 @@ fn archive_json(archived: &Archived, now: Timestamp) -> Value {
         "last_segment": archived.last_segment.map(|(name, stored)| {
             json!({ "name": name, "stored": stored, "age": age(stored) })
         }),
+        "last_key": archived.last_key,
         "last_backup": archived.last_backup().map(|backup| {
             json!({
                 "id": backup.id,

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::arguments::{Deletion, Invocation, Verb};
-use super::opening::{archive, level, wal_archive};
+use super::opening::{archive, keyless_archive, level, pushing_archive, wal_archive};
 use super::{
-    backups, config, deleting, doctor, looking, message, pages, resident, restoring, retaining, wal, watching,
+    backups, config, deleting, doctor, keys, looking, message, pages, resident, restoring, retaining, wal, watching,
 };
 use crate::archive::Archive;
 use crate::backup::delete::{self, expire, expiry};
@@ -26,6 +26,7 @@ use crate::config::sources::Environment;
 use crate::config::target::Selection;
 use crate::doctor as diagnosis;
 use crate::error::{Context, Error, Kind, Result};
+use crate::keys as data_keys;
 use crate::observe::{self, Observer};
 use crate::postgres::client::{Client, Replication};
 use crate::postgres::control::SystemId;
@@ -41,7 +42,7 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
         Verb::WalPush { path } => wal_push(path, &settings, environment),
         Verb::WalFetch { name, path, ahead } => wal_fetch(name, path, ahead, &settings),
         Verb::WalBackfill { pgdata } => on_one_thread(async {
-            let archive = wal_archive(&settings).await?;
+            let archive = pushing_archive(&settings).await?;
             let done = backfill::backfill(&archive, &pgdata, &observer()).await?;
             let json = settings.get(&options::JSON)?;
             message::print(&if json { wal::backfilled_json(&done) } else { wal::backfilled(&done) });
@@ -86,7 +87,7 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             on_all_threads(restoring::fetch(words, &settings, environment))
         }
         Verb::BackupList => on_all_threads(async {
-            let archive = archive(&settings).await?;
+            let archive = keyless_archive(&settings).await?;
             let windows = settings.get(&options::WINDOWS)?;
             let (observer, mut listed) = (observer(), Vec::new());
             for system in clusters(&settings, &archive).await? {
@@ -121,7 +122,7 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             cat::cat(&archive, &backup, &file, &mut std::io::stdout()).await
         }),
         Verb::BackupMark { backup, change } => on_one_thread(async {
-            let archive = archive(&settings).await?;
+            let archive = keyless_archive(&settings).await?;
             let system = cluster(&settings, &archive).await?;
             let id = match backup {
                 Selection::Latest => catalogue::latest(&archive, system).await?.id,
@@ -136,7 +137,7 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             Ok(())
         }),
         Verb::Delete(Deletion::Garbage { older_than }) => on_one_thread(async {
-            let archive = archive(&settings).await?;
+            let archive = keyless_archive(&settings).await?;
             let systems = clusters(&settings, &archive).await?;
             let plan = delete::find_garbage(&archive, &systems, older_than).await?;
             let json = settings.get(&options::JSON)?;
@@ -149,7 +150,7 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             Ok(())
         }),
         Verb::Delete(Deletion::Expiry(request)) => on_all_threads(async {
-            let archive = archive(&settings).await?;
+            let archive = keyless_archive(&settings).await?;
             let (systems, observer) = (clusters(&settings, &archive).await?, observer());
             let plan = expiry::find(&archive, &systems, &request, &*observer).await?;
             let json = settings.get(&options::JSON)?;
@@ -165,9 +166,28 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             });
             outcome.judge()
         }),
+        Verb::Keygen { path, as_identity } => keys::keygen(&path, as_identity),
+        Verb::Keys => on_one_thread(async {
+            let archive = keyless_archive(&settings).await?;
+            let found = data_keys::list(&archive, &clusters(&settings, &archive).await?).await?;
+            let json = settings.get(&options::JSON)?;
+            message::print(&if json { keys::listed_json(&found) } else { keys::listed(&found) });
+            Ok(())
+        }),
+        Verb::Rekey => on_one_thread(async {
+            let archive = archive(&settings).await?;
+            let plan = data_keys::plan(&archive, &clusters(&settings, &archive).await?).await?;
+            let confirmed = settings.get(&options::CONFIRM)?;
+            if confirmed {
+                data_keys::rekey(&archive, &plan, &observer()).await?;
+            }
+            let json = settings.get(&options::JSON)?;
+            message::print(&if json { keys::rekeyed_json(&plan, confirmed) } else { keys::rekeyed(&plan, confirmed) });
+            plan.judge()
+        }),
         Verb::Daemon { pgdata } => on_one_thread(resident::serve(&pgdata, &settings, environment)),
         Verb::WalShow => on_all_threads(async {
-            let archive = archive(&settings).await?;
+            let archive = keyless_archive(&settings).await?;
             let mut found = Vec::new();
             for system in clusters(&settings, &archive).await? {
                 found.push(show::show(&archive, system).await?);
@@ -243,7 +263,7 @@ fn wal_push(path: PathBuf, settings: &Settings, environment: &Environment) -> Re
         if let Some(answered) = resident::ask(&request, settings, environment).await? {
             return answered;
         }
-        let archive = wal_archive(settings).await?;
+        let archive = pushing_archive(settings).await?;
         push::push(&archive, &request).await
     });
     push::leave_word(&request, &outcome);

@@ -3,8 +3,11 @@
 use std::io::{self, Write};
 
 use super::encode::Digesting;
-use super::header::{self, Header};
+use super::header::{self, Encryption, Header};
+use crate::crypt::Identity;
+use crate::crypt::open::Opener;
 use crate::error::{Error, Kind, Result};
+use crate::layout::DataKeyName;
 
 /// The largest window that a frame may ask for, as a power of two: what zstd's own levels use without `--long`.
 const WINDOW_LOG_MAX: u32 = 27;
@@ -16,7 +19,16 @@ pub struct Decoder<W: Write> {
 }
 
 enum State<W: Write> {
-    Header { seen: Vec<u8>, sink: W },
+    Header {
+        seen: Vec<u8>,
+        sink: W,
+    },
+    /// The payload is encrypted, and its key has not come yet; of it, these bytes have.
+    Locked {
+        header: Box<Header>,
+        rest: Vec<u8>,
+        sink: W,
+    },
     Payload(Box<Payload<W>>),
     Failed,
 }
@@ -25,7 +37,18 @@ struct Payload<W: Write> {
     header: Header,
     stored: blake3::Hasher,
     stored_size: u64,
-    plain: zstd::stream::write::Decoder<'static, Digesting<Limited<W>>>,
+    content: Content<W>,
+}
+
+/// From frames to the sink, with the digest of what goes there.
+type Decompressor<W> = Box<zstd::stream::write::Decoder<'static, Digesting<Limited<W>>>>;
+
+/// What becomes of a payload's bytes.
+enum Content<W: Write> {
+    /// They are decrypted, if they are encrypted, and decompressed.
+    Read(Option<Opener>, Decompressor<W>),
+    /// Nothing but their own digest.
+    Unread(W),
 }
 
 impl<W: Write> Decoder<W> {
@@ -37,9 +60,53 @@ impl<W: Write> Decoder<W> {
     /// The header, once it has come.
     pub fn header(&self) -> Option<&Header> {
         match &self.state {
+            State::Locked { header, .. } => Some(header),
             State::Payload(payload) => Some(&payload.header),
-            _ => None,
+            State::Header { .. } | State::Failed => None,
         }
+    }
+
+    /// The data key that the decoder waits for: [`Decoder::unlock`] has to come before more bytes.
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`] if the header names none.
+    pub fn locked(&self) -> Result<Option<DataKeyName>> {
+        match &self.state {
+            State::Locked { header, .. } => match &header.key {
+                Some(key) => Ok(Some(key.clone())),
+                None => Err(damaged("its header does not name the key that it is encrypted for")),
+            },
+            _ => Ok(None),
+        }
+    }
+
+    /// Hands over the key that [`Decoder::locked`] asks for.
+    ///
+    /// # Errors
+    /// As [`Decoder::feed`].
+    pub fn unlock(&mut self, identity: &Identity) -> Result<()> {
+        self.go_on(|header, sink| Ok(Content::Read(Some(Opener::new(identity)), decompress(header, sink)?)))
+    }
+
+    /// Goes on without the key: nothing is written to the sink, and the digest of the payload alone is checked.
+    ///
+    /// # Errors
+    /// As [`Decoder::feed`].
+    pub fn leave_locked(&mut self) -> Result<()> {
+        self.go_on(|_, sink| Ok(Content::Unread(sink)))
+    }
+
+    fn go_on(&mut self, content: impl FnOnce(&Header, W) -> Result<Content<W>>) -> Result<()> {
+        self.state = match std::mem::replace(&mut self.state, State::Failed) {
+            State::Locked { header, rest, sink } => {
+                let content = content(&header, sink)?;
+                let mut payload = Box::new(Payload::new(*header, content));
+                payload.feed(&rest)?;
+                State::Payload(payload)
+            }
+            other => other,
+        };
+        Ok(())
     }
 
     /// Takes the next bytes of the object.
@@ -53,14 +120,19 @@ impl<W: Write> Decoder<W> {
                 seen.extend_from_slice(bytes);
                 self.state = match header::parse(&seen)? {
                     None => State::Header { seen, sink },
+                    Some((header, length)) if header.encryption == Encryption::Age => {
+                        State::Locked { header: Box::new(header), rest: seen.split_off(length), sink }
+                    }
                     Some((header, length)) => {
-                        let mut payload = Box::new(Payload::new(header, sink)?);
+                        let content = Content::Read(None, decompress(&header, sink)?);
+                        let mut payload = Box::new(Payload::new(header, content));
                         payload.feed(&seen[length..])?;
                         State::Payload(payload)
                     }
                 };
                 Ok(())
             }
+            State::Locked { .. } => Err(Error::new(Kind::Bug, "the payload's key was not asked for")),
             State::Payload(mut payload) => {
                 payload.feed(bytes)?;
                 self.state = State::Payload(payload);
@@ -80,19 +152,24 @@ impl<W: Write> Decoder<W> {
             State::Header { seen, .. } => {
                 Err(damaged(&format!("it ends after {} bytes, within its header", seen.len())))
             }
+            State::Locked { .. } => Err(Error::new(Kind::Bug, "the payload's key was not asked for")),
             State::Failed => Err(damaged("an earlier part of it was refused")),
         }
     }
 }
 
+fn decompress<W: Write>(header: &Header, sink: W) -> Result<Decompressor<W>> {
+    let limited = Limited { sink, left: header.plain_size };
+    // Both fail only for want of memory.
+    let unusable = |error: io::Error| Error::new(Kind::Local, "could not set up zstd").detail(error.to_string());
+    let mut plain = zstd::stream::write::Decoder::new(Digesting::new(limited)).map_err(unusable)?;
+    plain.window_log_max(WINDOW_LOG_MAX).map_err(unusable)?;
+    Ok(Box::new(plain))
+}
+
 impl<W: Write> Payload<W> {
-    fn new(header: Header, sink: W) -> Result<Payload<W>> {
-        let limited = Limited { sink, left: header.plain_size };
-        // Both fail only for want of memory.
-        let unusable = |error: io::Error| Error::new(Kind::Local, "could not set up zstd").detail(error.to_string());
-        let mut plain = zstd::stream::write::Decoder::new(Digesting::new(limited)).map_err(unusable)?;
-        plain.window_log_max(WINDOW_LOG_MAX).map_err(unusable)?;
-        Ok(Payload { header, stored: blake3::Hasher::new(), stored_size: 0, plain })
+    fn new(header: Header, content: Content<W>) -> Payload<W> {
+        Payload { header, stored: blake3::Hasher::new(), stored_size: 0, content }
     }
 
     fn feed(&mut self, bytes: &[u8]) -> Result<()> {
@@ -104,10 +181,14 @@ impl<W: Write> Payload<W> {
             )));
         }
         self.stored.update(bytes);
-        self.plain.write_all(bytes).map_err(failed)
+        match &mut self.content {
+            Content::Read(None, plain) => plain.write_all(bytes).map_err(failed),
+            Content::Read(Some(opener), plain) => opener.feed(bytes, plain).map_err(failed),
+            Content::Unread(_) => Ok(()),
+        }
     }
 
-    fn finish(mut self) -> Result<(Header, W)> {
+    fn finish(self) -> Result<(Header, W)> {
         if self.stored_size < self.header.stored_size {
             return Err(damaged(&format!("its payload has {} of {} bytes", self.stored_size, self.header.stored_size)));
         }
@@ -115,8 +196,16 @@ impl<W: Write> Payload<W> {
         if found != self.header.stored_blake3 {
             return Err(damaged(&format!("the digest of its payload is {found}, not {}", self.header.stored_blake3)));
         }
-        self.plain.flush().map_err(failed)?;
-        let plain = self.plain.into_inner();
+        let mut plain = match self.content {
+            Content::Unread(sink) => return Ok((self.header, sink)),
+            Content::Read(None, plain) => plain,
+            Content::Read(Some(mut opener), mut plain) => {
+                opener.finish(&mut plain).map_err(failed)?;
+                plain
+            }
+        };
+        plain.flush().map_err(failed)?;
+        let plain = plain.into_inner();
         if plain.size != self.header.plain_size {
             return Err(damaged(&format!("it holds {} of {} bytes", plain.size, self.header.plain_size)));
         }
@@ -187,19 +276,47 @@ mod tests {
         Description { name: "x".into(), system_id: SystemId(7), timeline: None, segment_size: None, postgres: None }
     }
 
-    fn object(plain: &[u8]) -> Vec<u8> {
-        match encode(plain, plain.len() as u64, description(), 1).unwrap().1 {
+    /// The one that encrypted objects are encrypted for.
+    fn identity() -> &'static Identity {
+        static IDENTITY: std::sync::OnceLock<Identity> = std::sync::OnceLock::new();
+        IDENTITY.get_or_init(Identity::generate)
+    }
+
+    fn object_of(plain: &[u8], encrypted: bool) -> Vec<u8> {
+        let recipient = identity().recipient();
+        match encode(plain, plain.len() as u64, description(), 1, encrypted.then_some(&recipient)).unwrap().1 {
             Body::Memory(bytes) => bytes.to_vec(),
             Body::File(..) => panic!("small objects stay in memory"),
         }
+    }
+
+    fn object(plain: &[u8]) -> Vec<u8> {
+        object_of(plain, false)
     }
 
     fn decode(object: &[u8], chunk: usize) -> Result<Vec<u8>> {
         let mut decoder = Decoder::new(Vec::new());
         for chunk in object.chunks(chunk) {
             decoder.feed(chunk)?;
+            if decoder.locked()?.is_some() {
+                decoder.unlock(identity())?;
+            }
         }
         Ok(decoder.finish()?.1)
+    }
+
+    /// What whoever has no key can say of an object.
+    fn check(object: &[u8]) -> Result<Header> {
+        let mut decoder = Decoder::new(Vec::new());
+        for chunk in object.chunks(1000) {
+            decoder.feed(chunk)?;
+            if decoder.locked()?.is_some() {
+                decoder.leave_locked()?;
+            }
+        }
+        let (header, sink) = decoder.finish()?;
+        assert!(header.encryption == Encryption::None || sink.is_empty());
+        Ok(header)
     }
 
     fn any_plain() -> impl Strategy<Value = Vec<u8>> {
@@ -211,31 +328,54 @@ mod tests {
 
     proptest! {
         #[test]
-        fn decode_undoes_encode_however_it_is_cut(plain in any_plain(), chunk in 1usize..100_000) {
-            prop_assert_eq!(decode(&object(&plain), chunk.max(plain.len() / 1000 + 1)).unwrap(), plain);
+        fn decode_undoes_encode_however_it_is_cut(plain in any_plain(), chunk in 1usize..100_000, encrypted: bool) {
+            let object = object_of(&plain, encrypted);
+            prop_assert_eq!(decode(&object, chunk.max(plain.len() / 1000 + 1)).unwrap(), plain);
         }
 
         #[test]
-        fn a_cut_object_is_corrupt_at_every_length(plain in any_plain(), cut: prop::sample::Index) {
-            let object = object(&plain);
+        fn without_the_key_it_can_be_told_whether_an_object_is_whole_and_what_it_holds(plain in any_plain(), at: prop::sample::Index) {
+            let mut object = object_of(&plain, true);
+            let header = check(&object).unwrap();
+            prop_assert_eq!((header.plain_size, header.plain_blake3.0), (plain.len() as u64, blake3::hash(&plain)));
+            let named = header.key.unwrap().to_string();
+            prop_assert_eq!(named, identity().recipient().to_string());
+            let at = at.index(object.len());
+            object[at] ^= 0x10;
+            prop_assert_eq!(check(&object).unwrap_err().kind(), Kind::Corrupt);
+        }
+
+        #[test]
+        fn a_cut_object_is_corrupt_at_every_length(plain in any_plain(), cut: prop::sample::Index, encrypted: bool) {
+            let object = object_of(&plain, encrypted);
             let error = decode(&object[..cut.index(object.len())], 4096).unwrap_err();
             prop_assert_eq!(error.kind(), Kind::Corrupt);
         }
 
         #[test]
-        fn a_changed_bit_is_corrupt_wherever_it_is(plain in any_plain(), at: prop::sample::Index, bit in 0u8..8) {
-            let mut object = object(&plain);
+        fn a_changed_bit_is_corrupt_wherever_it_is(plain in any_plain(), at: prop::sample::Index, bit in 0u8..8, encrypted: bool) {
+            let mut object = object_of(&plain, encrypted);
             let at = at.index(object.len());
             object[at] ^= 1 << bit;
             prop_assert_eq!(decode(&object, 4096).unwrap_err().kind(), Kind::Corrupt);
         }
 
         #[test]
-        fn a_lengthened_object_is_corrupt(plain in any_plain(), more in 1usize..100) {
-            let mut object = object(&plain);
+        fn a_lengthened_object_is_corrupt(plain in any_plain(), more in 1usize..100, encrypted: bool) {
+            let mut object = object_of(&plain, encrypted);
             object.extend(std::iter::repeat_n(0, more));
             prop_assert_eq!(decode(&object, 4096).unwrap_err().kind(), Kind::Corrupt);
         }
+    }
+
+    #[test]
+    fn an_object_that_is_not_encrypted_for_the_key_that_it_names_is_corrupt() {
+        let object = object_of(&[7; 1000], true);
+        let mut decoder = Decoder::new(Vec::new());
+        decoder.feed(&object).unwrap();
+        let error = decoder.unlock(&Identity::generate()).unwrap_err();
+        assert_eq!(error.kind(), Kind::Corrupt);
+        assert!(error.to_string().contains("not encrypted for the key that it names"), "{error:?}");
     }
 
     #[test]
@@ -257,7 +397,7 @@ mod tests {
     #[test]
     fn a_file_that_changes_while_it_is_read_is_not_stored() {
         for size in [9, 11] {
-            assert_eq!(encode(&[1u8; 10][..], size, description(), 1).unwrap_err().kind(), Kind::Local);
+            assert_eq!(encode(&[1u8; 10][..], size, description(), 1, None).unwrap_err().kind(), Kind::Local);
         }
     }
 }

@@ -8,8 +8,11 @@ use tempfile::{SpooledData, SpooledTempFile};
 use super::frame::FrameWriter;
 use super::header::{self, Codec, Description, Digest, Encryption, Header};
 use crate::backup::manifest::FRAME_SIZE;
+use crate::crypt::Recipient;
+use crate::crypt::seal::Sealer;
+use crate::crypt::size::{LONGEST_HEAD, sealed_size};
 use crate::error::{Context, Error, Kind, Result};
-use crate::layout::FORMAT;
+use crate::layout::{self, DataKeyName};
 use crate::storage::Body;
 
 /// An object that grows beyond this many bytes goes on in an unnamed temporary file (in `TMPDIR`) instead of in memory: so
@@ -20,18 +23,26 @@ pub const SPOOL_THRESHOLD: usize = 32 << 20;
 const MAX_THREADS: usize = 4;
 
 /// Makes the object of a plain file of exactly `size` bytes, in one pass over it. Its frames hold [`FRAME_SIZE`] plain
-/// bytes each, and are compressed by several threads if there are several.
+/// bytes each, and are compressed by several threads if there are several. With a data key to encrypt for, the payload is
+/// an age file, whose plain content they are.
 ///
 /// # Errors
 /// [`Kind::Local`] if the file cannot be read or has another length by now.
-pub fn encode(source: impl Read + Send, size: u64, file: Description, level: i32) -> Result<(Header, Body)> {
+pub fn encode(
+    source: impl Read + Send,
+    size: u64,
+    file: Description,
+    level: i32,
+    to: Option<&Recipient>,
+) -> Result<(Header, Body)> {
     let nothing = Digest(blake3::hash(b""));
     let mut header = Header {
-        format: FORMAT,
+        format: layout::format(to.is_some()),
         walden: env!("CARGO_PKG_VERSION").to_owned(),
         file,
         codec: Codec::Zstd,
-        encryption: Encryption::None,
+        encryption: if to.is_some() { Encryption::Age } else { Encryption::None },
+        key: to.map(|recipient| DataKeyName::of(&recipient.to_string())),
         plain_size: size,
         plain_blake3: nothing,
         stored_size: u64::MAX,
@@ -44,7 +55,9 @@ pub fn encode(source: impl Read + Send, size: u64, file: Description, level: i32
 
     let plain =
         Plain { name: header.file.name.clone(), source, size, left: size, read: 0, hasher: blake3::Hasher::new() };
-    let (plain_blake3, payload) = compress(plain, Digesting::new(object), level)?;
+    let payload = Sealer::begin(to, Digesting::new(object)).during(spooling)?;
+    let (plain_blake3, payload) = compress(plain, payload, level)?;
+    let payload = payload.finish().during(spooling)?;
     header.plain_blake3 = plain_blake3;
     (header.stored_size, header.stored_blake3) = (payload.size, payload.digest());
 
@@ -66,7 +79,9 @@ enum Object {
 impl Object {
     fn with_room_for(header: usize, plain_size: u64) -> Object {
         let frames = plain_size.div_ceil(FRAME_SIZE as u64).max(1);
-        let longest = frames.saturating_mul(zstd::zstd_safe::compress_bound(FRAME_SIZE) as u64) + header as u64;
+        let payload = frames.saturating_mul(zstd::zstd_safe::compress_bound(FRAME_SIZE) as u64);
+        // Whether it will be encrypted or not: the difference is small.
+        let longest = sealed_size(LONGEST_HEAD, payload) + header as u64;
         match usize::try_from(longest) {
             Ok(longest) if longest <= SPOOL_THRESHOLD => Object::Memory(Cursor::new(Vec::with_capacity(longest))),
             _ => Object::Spooled(SpooledTempFile::new(SPOOL_THRESHOLD)),

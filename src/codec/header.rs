@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
-use crate::layout;
+use crate::layout::{self, DataKeyName};
 use crate::postgres::control::SystemId;
 use crate::wal::timeline::Timeline;
 
@@ -49,6 +49,9 @@ pub struct Header {
     pub codec: Codec,
     /// How the payload is encrypted.
     pub encryption: Encryption,
+    /// The data key that it is encrypted for, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<DataKeyName>,
     /// The length of the plain file in bytes.
     pub plain_size: u64,
     /// BLAKE3 of the plain file.
@@ -73,6 +76,8 @@ pub enum Codec {
 pub enum Encryption {
     /// Not at all.
     None,
+    /// As an age file.
+    Age,
 }
 
 /// A BLAKE3 digest, in lower-case hexadecimal.
@@ -178,6 +183,7 @@ pub(super) mod tests {
             },
             codec: Codec::Zstd,
             encryption: Encryption::None,
+            key: None,
             plain_size: 0,
             plain_blake3: digest,
             stored_size: 0,
@@ -216,7 +222,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_newer_format_is_refused_before_its_fields_are_read() {
-        let json = r#"{"format":2,"codec":{"name":"new"}}"#;
+        let json = r#"{"format":3,"codec":{"name":"new"}}"#;
         let content = format!("{json}\n{}\n", blake3::hash(json.as_bytes()).to_hex());
         let mut bytes = MAGIC.to_le_bytes().to_vec();
         bytes.extend((content.len() as u32).to_le_bytes());

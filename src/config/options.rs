@@ -12,7 +12,7 @@ use crate::config::mark::{Label, Note};
 use crate::config::role::{AssumedRole, ExternalId};
 use crate::config::row::VerbName::{
     BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Config, Daemon, Delete, Doctor, Exporter,
-    Report, Status, WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
+    Keys, Rekey, Report, Status, WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
 };
 use crate::config::row::{Alias, Row, Setting};
 use crate::config::value::{
@@ -21,6 +21,7 @@ use crate::config::value::{
 use crate::error::{Error, Kind, Result};
 use crate::postgres::control::SystemId;
 
+pub mod encryption;
 pub mod requests;
 pub mod restoring;
 pub mod retention;
@@ -65,6 +66,8 @@ pub static TABLE: &[&Row] = &[
     &requests::S3_WAL_LOCK.row,
     &requests::S3_BACKUP_LOCK.row,
     &requests::S3_REQUESTER_PAYS.row,
+    &encryption::ENCRYPT_TO.row,
+    &encryption::IDENTITY_FILE.row,
     &retention::RETAIN.row,
     &retention::RETAIN_WINDOW.row,
     &retention::RETAIN_MIN.row,
@@ -94,6 +97,7 @@ pub static TABLE: &[&Row] = &[
     &CONFIRM.row,
     &watching::CHECK.row,
     &EXAMPLE.row,
+    &encryption::AS_IDENTITY.row,
     &watching::OUTPUT.row,
     &restoring::TARGET_TIME.row,
     &restoring::TARGET_LSN.row,
@@ -140,6 +144,8 @@ pub static SYSTEM_ID: Setting<SystemId> = Setting::new(Row {
         BackupCat,
         BackupMark,
         Delete,
+        Keys,
+        Rekey,
         WalShow,
         WalVerify,
         Status,
@@ -469,6 +475,8 @@ pub static JSON: Setting<bool> = Setting::new(Row {
         BackupShow,
         BackupMark,
         Delete,
+        Keys,
+        Rekey,
         WalShow,
         WalVerify,
         Status,
@@ -580,12 +588,12 @@ pub static OLDER_THAN: Setting<Duration> = Setting::new(Row {
     ..Row::ARGUMENT
 });
 
-/// Really delete.
+/// Really do it.
 pub static CONFIRM: Setting<bool> = Setting::new(Row {
     name: "confirm",
-    verbs: &[Delete],
+    verbs: &[Delete, Rekey],
     default: Some("false"),
-    doc: "Delete; without it what would be deleted is only shown",
+    doc: "Do it; without it what would be done is only shown",
     ..Row::ARGUMENT
 });
 
@@ -634,6 +642,7 @@ mod tests {
     fn the_table_lists_each_static_of_these_files_once() {
         let files = [
             include_str!("options.rs"),
+            include_str!("options/encryption.rs"),
             include_str!("options/requests.rs"),
             include_str!("options/restoring.rs"),
             include_str!("options/retention.rs"),

@@ -35,6 +35,12 @@ pub enum VerbName {
     BackupMark,
     /// `delete`.
     Delete,
+    /// `keygen`.
+    Keygen,
+    /// `keys`.
+    Keys,
+    /// `rekey`.
+    Rekey,
     /// `daemon`.
     Daemon,
     /// `wal-show`.
@@ -59,12 +65,12 @@ pub enum VerbName {
 
 use VerbName::{
     BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Completions, Config, Daemon, Delete,
-    Doctor, Exporter, Man, Report, Status, WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
+    Doctor, Exporter, Keygen, Keys, Man, Rekey, Report, Status, WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
 };
 
 impl VerbName {
     /// Every verb, in the order in which help lists them.
-    pub const ALL: [VerbName; 20] = [
+    pub const ALL: [VerbName; 23] = [
         WalPush,
         WalFetch,
         WalBackfill,
@@ -77,6 +83,9 @@ impl VerbName {
         BackupCat,
         BackupMark,
         Delete,
+        Keygen,
+        Keys,
+        Rekey,
         Daemon,
         Status,
         Exporter,
@@ -100,6 +109,9 @@ impl VerbName {
             BackupCat => "backup-cat",
             BackupMark => "backup-mark",
             Delete => "delete",
+            Keygen => "keygen",
+            Keys => "keys",
+            Rekey => "rekey",
             Daemon => "daemon",
             WalShow => "wal-show",
             WalVerify => "wal-verify",

@@ -1,14 +1,14 @@
-//! The form of the two short JSON objects, `walden.json` and `backup.json`: readable by anyone, and with a digest of
-//! themselves.
+//! The form of the short JSON objects, `walden.json`, `backup.json` and their like: readable by anyone, and with a digest
+//! of themselves.
 
 use sha2::{Digest, Sha256};
 
-use super::FORMAT;
+use super::CLEAR;
 use crate::error::{Error, Kind, Result};
 
 /// The content of [`Key::Marker`](super::Key::Marker).
 pub fn marker() -> Vec<u8> {
-    seal(format!("{{\"format\":{FORMAT},\n"))
+    seal(format!("{{\"format\":{CLEAR},\n"))
 }
 
 /// The format version that a marker names.
@@ -64,9 +64,9 @@ mod tests {
 
     #[test]
     fn the_marker_is_json_that_names_the_format() {
-        assert_eq!(marker_format(&marker()).unwrap(), FORMAT);
+        assert_eq!(marker_format(&marker()).unwrap(), CLEAR);
         let json: serde_json::Value = serde_json::from_slice(&marker()).unwrap();
-        assert_eq!(json["format"], FORMAT);
+        assert_eq!(json["format"], CLEAR);
         assert_eq!(json["sha256"].as_str().unwrap().len(), 64);
     }
 

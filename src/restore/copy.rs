@@ -15,14 +15,13 @@ use tokio::sync::mpsc;
 
 use super::plan::{Fate, PartPlan, Plan, Target, Write};
 use crate::archive::Archive;
-use crate::backup::manifest::{Backup, Frame};
+use crate::archive::part::{PartReader, StoredPart};
+use crate::backup::manifest::Backup;
 use crate::codec::FrameReader;
 use crate::durable::WRITTEN_AT_ONCE;
-use crate::error::{Context, Error, Kind, Result};
-use crate::layout::Key;
+use crate::error::{Context, Result};
 use crate::observe::{Event, Observer};
 use crate::pipeline;
-use crate::storage::Download;
 
 /// Parts that one worker has under way: while one waits for the store, another decompresses.
 const PARTS_PER_WORKER: usize = 2;
@@ -82,21 +81,14 @@ impl Copying {
     /// Writes what is wanted of a part.
     async fn part(self: &Arc<Copying>, number: usize) -> Result<()> {
         let part = Arc::new(self.plan.part(number));
-        let key = Key::Part(self.backup.system_id, self.backup.id, part.name);
-        let size: u64 = stored(&part.frames);
+        let there = StoredPart::of(self.backup.system_id, self.backup.id, &self.plan.files().parts()[number]);
         for stretch in stretches(&part) {
-            let range = stretch.bytes.clone();
-            let whole = range == (0..size);
-            let download = self.archive.store().get(&key.to_string(), (!whole).then_some(range)).await?;
-            let url = self.archive.url(&key);
-            if download.object_size != size {
-                return Err(Error::new(Kind::Corrupt, format!("{url} has the wrong size"))
-                    .detail(format!("it has {} bytes, not {size}", download.object_size)));
-            }
-            // Decompressing and writing block, so all of it is done where blocking is fine.
+            let reader = self.archive.open_part(&there, stretch.bytes.clone()).await?;
+            let url = self.archive.url(there.key());
+            // Decrypting, decompressing and writing block, so all of it is done where blocking is fine.
             let (copying, part, runtime) = (self.clone(), part.clone(), Handle::current());
             let work = move || {
-                let source = Source { download, runtime, buffer: Vec::new() };
+                let source = Source { reader, runtime, buffer: Vec::new() };
                 copying.write_stretch(&part, &stretch, source).during(|| format!("could not restore {url}"))
             };
             pipeline::blocking(work).await?;
@@ -105,16 +97,12 @@ impl Copying {
     }
 }
 
-fn stored(frames: &[Frame]) -> u64 {
-    frames.iter().map(|frame| u64::from(frame.stored)).sum()
-}
-
 /// Frames of a part that are fetched with one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stretch {
     frames: Range<usize>,
     writes: Range<usize>,
-    /// Where they lie in the object.
+    /// Where they lie among the bytes of all frames.
     bytes: Range<u64>,
 }
 
@@ -147,7 +135,7 @@ fn stretches(part: &PartPlan) -> Vec<Stretch> {
 
 /// The bytes of a stretch, frame by frame.
 struct Source {
-    download: Download,
+    reader: PartReader,
     runtime: Handle,
     buffer: Vec<u8>,
 }
@@ -155,7 +143,7 @@ struct Source {
 impl Source {
     /// Makes the first `size` bytes of what has not been consumed available in the buffer.
     fn fill(&mut self, size: usize) -> Result<()> {
-        self.runtime.block_on(self.download.fill(&mut self.buffer, size))
+        self.runtime.block_on(self.reader.fill(&mut self.buffer, size))
     }
 }
 

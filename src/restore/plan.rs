@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use super::destination::Destination;
 use crate::backup::manifest::{Files, Frame};
-use crate::layout::PartName;
 
 /// Everything that is to be written. What belongs to one part is worked out when its turn comes: all of it at once would be
 /// larger than the manifest.
@@ -47,9 +46,7 @@ pub(super) struct Target {
 /// What to write from one part.
 #[derive(Clone, Debug)]
 pub(super) struct PartPlan {
-    /// Which part.
-    pub(super) name: PartName,
-    /// Its frames, in order.
+    /// The frames of the part, in order.
     pub(super) frames: Vec<Frame>,
     /// What is written from them, in their order.
     pub(super) writes: Vec<Write>,
@@ -144,7 +141,7 @@ impl Plan {
     /// What to write from the part of this number, which is below the number of [`Files::parts`].
     pub(super) fn part(&self, number: usize) -> PartPlan {
         let part = &self.files.parts()[number];
-        let mut plan = PartPlan { name: part.name(), frames: part.frames.clone(), writes: Vec::new() };
+        let mut plan = PartPlan { frames: part.frames.clone(), writes: Vec::new() };
         let mut start = self.starts[number];
         let mut extents = self.overlapping(part.volume, start, start + part.plain_size());
         for (frame, facts) in part.frames.iter().enumerate() {

@@ -17,6 +17,7 @@ mod examine;
 mod failure;
 mod http;
 mod identity;
+pub mod kms;
 mod locked;
 mod put;
 mod refusal;

@@ -265,9 +265,26 @@ impl Work<'_> {
             && plan.wal.stretches.iter().all(|stretch| stretch.goes)
             && plan.backups.iter().all(|verdict| verdict.goes);
         match empty {
-            true => self.archive.store().delete(&[Key::Retention(self.system).to_string()]).await,
+            true => {
+                self.archive.store().delete(&[Key::Retention(self.system).to_string()]).await?;
+                self.data_keys().await
+            }
             false => self.record().await,
         }
+    }
+
+    /// Deletes the data keys of a cluster of which nothing else is left. Whoever still writes with one of them puts it
+    /// there again.
+    async fn data_keys(&self) -> Result<()> {
+        let prefix = layout::cluster_prefix(self.system);
+        let page = self.archive.store().list(&ListQuery { prefix, fold: true, ..ListQuery::default() }).await?;
+        let keys = layout::keys_prefix(self.system);
+        if !page.objects.is_empty() || page.prefixes.iter().any(|prefix| *prefix != keys) {
+            return Ok(());
+        }
+        let names = self.archive.data_key_names(self.system).await?;
+        let keys = names.into_iter().map(|name| Key::DataKey(self.system, name).to_string());
+        self.archive.store().delete(&keys.collect::<Vec<String>>()).await
     }
 
     fn phase(&self, name: String) {

@@ -51,7 +51,7 @@ impl LastRun {
     /// Of a run that has done nothing yet.
     pub fn begin(system_id: SystemId, command: &str, begun: Timestamp, deleting: Vec<BackupId>) -> LastRun {
         LastRun {
-            format: layout::FORMAT,
+            format: layout::CLEAR,
             walden: env!("CARGO_PKG_VERSION").to_owned(),
             system_id,
             command: command.to_owned(),

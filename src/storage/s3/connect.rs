@@ -93,6 +93,14 @@ pub(super) async fn connect(bucket: &str, options: &Options) -> Result<Connected
     Ok(Connected { client, dialer, identity, endpoint })
 }
 
+/// How another service of Amazon's is reached in this region, as the same identity.
+pub(super) async fn service(region: &str, options: &Options) -> (SdkConfig, Identity) {
+    let http = Http::new(Dialer::from_environment());
+    let shared = shared(Region::new(region.to_owned()), &http).await;
+    let identity = Identity::of_environment(shared.clone(), http, options);
+    (shared, identity)
+}
+
 /// The region that the environment or the profile names, else that of the access point, else that of the machine.
 async fn region(access_point: Option<&str>, http: &Http) -> Result<Region> {
     // The SDK would take an empty variable for a region.

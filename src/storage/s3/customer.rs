@@ -3,16 +3,14 @@
 //! Read from a file that nobody else can read, and shown to nobody: not in a log, not in a message.
 
 use std::fmt;
-use std::fs::{File, Metadata};
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use md5::{Digest, Md5};
 
-use crate::error::{Context, Error, Kind, Result};
+use crate::crypt::file::read_private;
+use crate::error::{Error, Kind, Result};
 
 /// Bytes of a key: S3 takes AES-256 alone (Amazon S3 User Guide, "Using server-side encryption with customer-provided
 /// keys").
@@ -41,16 +39,8 @@ impl CustomerKey {
     /// [`Kind::Config`] if it is no key, or if others can read it; an error of the local machine if it cannot be read.
     pub fn read(path: &Path) -> Result<CustomerKey> {
         let shown = path.display();
-        let what = || format!("could not read the key file \"{shown}\"");
         let hint = "Name a file that this user can read with --s3-sse-c-key-file or WALDEN_S3_SSE_C_KEY_FILE.";
-        let file = File::open(path).during(what).map_err(|error| error.hint(hint))?;
-        if !is_private(&file.metadata().during(what)?) {
-            return Err(Error::new(Kind::Config, format!("the key file \"{shown}\" is open to others"))
-                .detail("it must be a file of this user, mode 0600, or of root, mode 0640")
-                .hint(format!("Run chmod 600 '{shown}' as its owner.")));
-        }
-        let mut content = Vec::new();
-        file.take(LONGEST).read_to_end(&mut content).during(what)?;
+        let content = read_private(path, LONGEST, hint)?;
         CustomerKey::parse(&content).ok_or_else(|| {
             Error::new(Kind::Config, format!("the file \"{shown}\" does not hold a key"))
                 .detail(format!("a key has {SIZE} bytes, as they are or in Base64"))
@@ -85,14 +75,6 @@ impl CustomerKey {
     pub fn md5(&self) -> String {
         self.md5.clone()
     }
-}
-
-/// The rule that PostgreSQL has for its own key files (`check_ssl_key_file_permissions` in
-/// src/backend/libpq/be-secure-common.c).
-fn is_private(file: &Metadata) -> bool {
-    let own = file.uid() == rustix::process::geteuid().as_raw() && file.mode() & 0o077 == 0;
-    let roots = file.uid() == 0 && file.mode() & 0o037 == 0;
-    file.is_file() && (own || roots)
 }
 
 #[cfg(test)]

@@ -202,7 +202,7 @@ pub(super) fn unidentified(credentials: &CredentialsError, doing: &str) -> Error
 }
 
 /// Nobody says who we are. A token service that refuses is not asked again: it knows us, and says no.
-fn nobody(credentials: &CredentialsError, what: String) -> Failure {
+pub(super) fn nobody(credentials: &CredentialsError, what: String) -> Failure {
     if let Some(refusal) = find::<RoleError>(credentials) {
         let kind = if refusal.is_definite() { Kind::Denied } else { Kind::Unreachable };
         let error = Error::new(kind, what).detail(refusal.to_string()).hint(refusal.hint());

@@ -142,6 +142,8 @@ impl Carried {
         let time = match key.family() {
             Family::Wal => self.wanted.wal_lock,
             Family::Backup => self.wanted.backup_lock,
+            // Without its key an object is lost: a key is locked for as long as anything that may need it.
+            Family::Keys => self.wanted.wal_lock.max(self.wanted.backup_lock),
             Family::Archive => None,
         }?;
         let seconds = i64::try_from(time.as_secs()).ok()?;

@@ -1,0 +1,37 @@
+//! Files with secrets: read only if they are nobody else's.
+
+use std::fs::{File, Metadata};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use age::secrecy::zeroize::Zeroizing;
+
+use crate::error::{Context, Error, Kind, Result};
+
+/// Reads the beginning of a file with a secret, `longest` bytes at most. `hint` says how to name another file.
+///
+/// # Errors
+/// [`Kind::Config`] if others can read it; an error of the local machine if it cannot be read.
+pub fn read_private(path: &Path, longest: u64, hint: &str) -> Result<Zeroizing<Vec<u8>>> {
+    let shown = path.display();
+    let what = || format!("could not read the key file \"{shown}\"");
+    let file = File::open(path).during(what).map_err(|error| error.hint(hint))?;
+    if !is_private(&file.metadata().during(what)?) {
+        return Err(Error::new(Kind::Config, format!("the key file \"{shown}\" is open to others"))
+            .detail("it must be a file of this user, mode 0600, or of root, mode 0640")
+            .hint(format!("Run chmod 600 '{shown}' as its owner.")));
+    }
+    // With room from the beginning: a vector that grows leaves copies behind.
+    let mut content = Zeroizing::new(Vec::with_capacity(longest as usize + 1));
+    file.take(longest).read_to_end(&mut content).during(what)?;
+    Ok(content)
+}
+
+/// The rule that PostgreSQL has for its own key files (`check_ssl_key_file_permissions` in
+/// src/backend/libpq/be-secure-common.c).
+fn is_private(file: &Metadata) -> bool {
+    let own = file.uid() == rustix::process::geteuid().as_raw() && file.mode() & 0o077 == 0;
+    let roots = file.uid() == 0 && file.mode() & 0o037 == 0;
+    file.is_file() && (own || roots)
+}
