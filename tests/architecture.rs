@@ -59,6 +59,7 @@ const UNITS: &[(&str, Layer)] = &[
     ("config", Vocabulary),
     ("layout", Vocabulary),
     ("observe::repeats", Vocabulary),
+    ("observe::words", Vocabulary),
     ("postgres::lsn", Vocabulary),
     ("postgres::control", Vocabulary),
     ("postgres::entry", Vocabulary),
