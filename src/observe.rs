@@ -6,6 +6,7 @@ mod bar;
 mod log;
 pub mod repeats;
 mod stopwatch;
+pub mod words;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -41,9 +42,4 @@ pub trait Observer: Send + Sync + Debug {
 /// The observer for this standard error: a progress bar if it is a terminal, else the log.
 pub fn choose(terminal: bool) -> Arc<dyn Observer> {
     if terminal { Arc::new(Bar::default()) } else { Arc::new(Log) }
-}
-
-/// A number of things in words: "1 segment", "2 segments".
-pub fn counted(count: u64, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }

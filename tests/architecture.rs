@@ -62,6 +62,7 @@ const UNITS: &[(&str, Layer)] = &[
     ("layout", Vocabulary),
     ("crypt::size", Vocabulary),
     ("observe::repeats", Vocabulary),
+    ("observe::words", Vocabulary),
     ("postgres::lsn", Vocabulary),
     ("postgres::control", Vocabulary),
     ("postgres::entry", Vocabulary),

@@ -1,7 +1,7 @@
 //! `walden doctor` on what people get wrong: each misconfiguration is found, and what its hint says, done word for word where
 //! a machine can do it, makes it well again.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod support;
 

@@ -182,8 +182,12 @@ fn a_restore_over_that_was_killed_cannot_start_and_goes_on() {
     let copy = Cluster::empty(&postgres, &place);
     restore_copy(&copy, &[]).code(0);
     let mut random = Random::announced();
-    let mut interrupted = 0;
-    for _ in 0..6 {
+    let mut interrupted = false;
+    for round in 0..40 {
+        // What comes afterwards needs one that was interrupted.
+        if round >= 6 && interrupted {
+            break;
+        }
         for path in files_below(&copy.data()).iter().filter(|_| random.below(3) == 0) {
             // The links to tablespaces say whose they are.
             if path != ".walden-restore" && path != "global/pg_control" && !path.starts_with("pg_tblspc/") {
@@ -205,11 +209,26 @@ fn a_restore_over_that_was_killed_cannot_start_and_goes_on() {
         let control = copy.data().join("global/pg_control").exists();
         println!("killed: marked {}, control file {control}", marker.exists());
         // The control file goes right after the marker has come, and comes right before the marker goes.
-        interrupted += usize::from(marker.exists() && !control);
+        interrupted = marker.exists() && !control;
     }
-    assert!(interrupted > 0, "all of them were too quick");
+    assert!(interrupted, "all of them were too quick");
     // Clearing all away would take what is none of ours from the places of the tablespaces.
     restore_copy(&copy, &[]).code(8).stderr_has("Run the same command again, with --delta");
+    restore_copy(&copy, &["--delta"]).code(0);
+    copy.verify_backup();
+    assert_eq!(recovered(copy).sql(COUNTS), counts);
+}
+
+/// Everything is there already, the control file too, still by the name under which it waits for the end.
+#[test]
+fn a_restore_over_that_was_killed_in_its_last_moment_goes_on() {
+    let (postgres, place) = (Postgres::each().remove(0), Place::directory());
+    let (_primary, counts) = backed_up(&postgres, &place);
+    let copy = Cluster::empty(&postgres, &place);
+    restore_copy(&copy, &[]).code(0);
+    let control = copy.data().join("global/pg_control");
+    fs::rename(&control, control.with_extension("walden-restore")).unwrap();
+    fs::write(copy.data().join(".walden-restore"), r#"{"outside": [], "over": true}"#).unwrap();
     restore_copy(&copy, &["--delta"]).code(0);
     copy.verify_backup();
     assert_eq!(recovered(copy).sql(COUNTS), counts);

@@ -2,7 +2,7 @@
 //!
 //! `WALDEN_TEST_PICTURES=DIR` leaves pictures there, for a person to look at.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod support;
 

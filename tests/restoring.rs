@@ -17,6 +17,7 @@ use support::place::Place;
 use support::stories::{back_up, each, recovered, restore, restored, started, wait_for_promotion};
 use support::user::User;
 use support::walden::Walden;
+use walden::postgres::lsn::Lsn;
 
 /// A story for each major version, on a directory.
 fn on_a_directory(story: impl Fn(&Postgres, &Place)) {
@@ -50,10 +51,8 @@ const ROWS: &str = "SELECT coalesce(string_agg(mark::text, ' ' ORDER BY mark), '
 
 /// The LSN so many bytes further on. PostgreSQL itself can count so from version 14 on.
 fn moved(lsn: &str, bytes: i64) -> String {
-    let (high, low) = lsn.split_once('/').unwrap();
-    let [high, low] = [high, low].map(|half| u64::from_str_radix(half, 16).unwrap());
-    let there = (high << 32 | low).strict_add_signed(bytes);
-    format!("{:X}/{:X}", there >> 32, there & 0xFFFF_FFFF)
+    let lsn: Lsn = lsn.parse().unwrap();
+    Lsn(lsn.0.strict_add_signed(bytes)).to_string()
 }
 
 #[test]

@@ -100,8 +100,10 @@ fn fetching_ahead_takes_no_more_memory_than_is_promised() {
         let mut peak = 0;
         for number in 1..=12 {
             let name = Segment { number, ..segment.clone() }.name();
-            scene.fetch(&name).code(0);
+            let (fetched, fetch) = scene.walden(&["wal-fetch", &name, "pg_wal/RECOVERYXLOG"]).run_watched();
+            fetched.code(0);
             assert_eq!(digest(&scene.wal("RECOVERYXLOG")), digest(&scene.wal(&name)));
+            assert!(fetch.is_none_or(|fetch| fetch <= promised(size, 1)), "wal-fetch took {fetch:?} bytes");
             for worker in scene.left_running() {
                 peak = peak_of(worker).unwrap_or(0).max(peak);
             }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind};
 use crate::layout::BackupId;
+use crate::observe::words::counted;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::relation::Fork;
 
@@ -81,7 +82,7 @@ impl PageCheck {
 
     /// "1 damaged page".
     pub fn count(&self) -> String {
-        format!("{} damaged page{}", self.damaged, if self.damaged == 1 { "" } else { "s" })
+        counted(self.damaged, "damaged page")
     }
 
     fn error(&self, what: String) -> Option<Error> {

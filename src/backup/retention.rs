@@ -350,7 +350,18 @@ impl Cluster {
 
     /// Can a recovery from what was consistent at `stop` on `from` lead to `to`? Where that is not known it can.
     pub fn leads(&self, from: Timeline, stop: Lsn, to: Timeline) -> bool {
-        from == to || if self.knows(to) { self.tree.history(to).passes(from, stop) } else { from < to }
+        self.surely_leads(from, stop, to) || (!self.knows(to) && from < to && self.may_begin_after(stop, to))
+    }
+
+    /// May the timeline have begun there or later? It begins in the first of its segments, or before the first that is left.
+    fn may_begin_after(&self, stop: Lsn, timeline: Timeline) -> bool {
+        let first = self.wal.get(&timeline).and_then(|stock| stock.segments.as_slice().first());
+        first.zip(self.size).is_none_or(|(run, size)| stop.0 <= (run.first + 1).saturating_mul(size.bytes()))
+    }
+
+    /// The same, where it is known.
+    fn surely_leads(&self, from: Timeline, stop: Lsn, to: Timeline) -> bool {
+        from == to || (self.knows(to) && self.tree.history(to).passes(from, stop))
     }
 }
 
@@ -502,16 +513,20 @@ impl Rules {
             return Some(Why::Minimum(self.min));
         }
         let living = cluster.living().filter(|_| heirs.is_empty())?;
-        let leads = |other: &Known| cluster.leads(other.timeline, other.stop, living);
+        // What only may lead there makes no other one dispensable.
         let newer = cluster.backups.iter().filter(|other| {
-            !other.damaged && leads(other) && (other.finished, other.id) > (backup.finished, backup.id)
+            !other.damaged
+                && cluster.surely_leads(other.timeline, other.stop, living)
+                && (other.finished, other.id) > (backup.finished, backup.id)
         });
-        (leads(backup) && (newer.count() as u64) < u64::from(self.min)).then_some(Why::Living(self.min, living))
+        let leads = cluster.leads(backup.timeline, backup.stop, living);
+        (leads && (newer.count() as u64) < u64::from(self.min)).then_some(Why::Living(self.min, living))
     }
 }
 
 /// Is the backup needed to recover to a moment from `since` on? Those that finished later are; and of each timeline that
-/// got WAL since then, the newest that leads there and had finished by then.
+/// got WAL since then, the newest that leads there and had finished by then, with the newer ones that may lead there for
+/// all that is known.
 fn in_window(backup: &Known, cluster: &Cluster, heirs: &[&Cluster], since: Timestamp) -> Option<Why> {
     if backup.finished > since {
         return Some(Why::Since(since));
@@ -519,14 +534,22 @@ fn in_window(backup: &Known, cluster: &Cluster, heirs: &[&Cluster], since: Times
     let alive = cluster.wal.iter().filter(|(_, stock)| stock.stored.is_some_and(|(_, last)| last > since));
     let living = cluster.living().filter(|_| heirs.is_empty());
     let mut timelines = alive.map(|(timeline, _)| *timeline).chain(living);
-    let anchors = |timeline: &Timeline| anchor(cluster, *timeline, since).is_some_and(|anchor| anchor.id == backup.id);
+    let anchors = |&timeline: &Timeline| {
+        cluster.leads(backup.timeline, backup.stop, timeline)
+            && anchor(cluster, timeline, since).is_none_or(|anchor| rank(backup) >= rank(anchor))
+    };
     timelines.find(anchors).map(|timeline| Why::Anchor(since, timeline))
 }
 
-/// The newest backup that leads to the timeline and had finished by then: a sound one, if there is any.
+/// The newest backup that surely leads to the timeline and had finished by then: a sound one, if there is any.
 fn anchor(cluster: &Cluster, timeline: Timeline, by: Timestamp) -> Option<&Known> {
-    let leads = |backup: &&Known| backup.finished <= by && cluster.leads(backup.timeline, backup.stop, timeline);
-    cluster.backups.iter().filter(leads).max_by_key(|backup| (!backup.damaged, backup.finished, backup.id))
+    let leads = |backup: &&Known| backup.finished <= by && cluster.surely_leads(backup.timeline, backup.stop, timeline);
+    cluster.backups.iter().filter(leads).max_by_key(|&backup| rank(backup))
+}
+
+/// By this the best of several backups is the greatest.
+fn rank(backup: &Known) -> (bool, Timestamp, BackupId) {
+    (!backup.damaged, backup.finished, backup.id)
 }
 
 /// What stays of a cluster, with the WAL that each needs; `None` if its segments cannot be counted.

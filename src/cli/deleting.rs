@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::standing::ago;
 use crate::backup::garbage::{Of, Plan, Remains, sum};
+use crate::observe::words::counted;
 
 /// What would be deleted, and what to type to have it deleted.
 pub(super) fn planned(plan: &Plan) -> String {
@@ -38,7 +39,7 @@ fn line(fate: &str, remains: &Remains, why: &str) -> String {
 }
 
 fn amount(objects: u64, bytes: u64) -> String {
-    format!("{objects} object{}, {}", if objects == 1 { "" } else { "s" }, BinaryBytes(bytes))
+    format!("{}, {}", counted(objects, "object"), BinaryBytes(bytes))
 }
 
 fn why(remains: &Remains, plan: &Plan) -> String {

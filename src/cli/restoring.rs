@@ -18,6 +18,7 @@ use crate::config::sources::Environment;
 use crate::config::target::{Action, Goal};
 use crate::error::{Context, Result};
 use crate::observe::peak_memory;
+use crate::observe::words::counted;
 use crate::postgres::installed::{self, DebianCluster};
 use crate::restore::{self, Forecast, Places, Replay, Request, Restored, Upstream};
 
@@ -140,8 +141,7 @@ fn plan_text(forecast: &Forecast, now: Timestamp) -> String {
 fn wal_text(wal: &Replay) -> String {
     let Replay { from, to, exact, segments, bytes } = wal;
     let most = if *exact { "" } else { "at most " };
-    let plural = if *segments == 1 { "" } else { "s" };
-    format!("from {from} to {most}{to}: {most}{segments} segment{plural}, {}", BinaryBytes(*bytes))
+    format!("from {from} to {most}{to}: {most}{}, {}", counted(*segments, "segment"), BinaryBytes(*bytes))
 }
 
 fn plan_json(forecast: &Forecast, next: &[String]) -> Value {

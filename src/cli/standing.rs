@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::looking;
 use crate::backup::manifest::Backup;
 use crate::backup::retention::record::LastRun;
+use crate::observe::words::counted;
 use crate::status::retention;
 use crate::status::verdict::{Finding, Limits, worst};
 use crate::status::{Archived, Failing, Host, Standing, Status, Verification};
@@ -124,8 +125,7 @@ fn host_lines(host: &Host, now: Timestamp) -> Vec<(&'static str, String)> {
                     let rate = host
                         .drained_per_second
                         .map_or(String::new(), |rate| format!("; {rate:.1} are archived a second"));
-                    let count = if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
-                    format!("{count}, {}{oldest}{rate}", BinaryBytes(ready.bytes))
+                    format!("{}, {}{oldest}{rate}", counted(files, "file"), BinaryBytes(ready.bytes))
                 }
             },
         ));

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::text::{minute, second};
 use super::{Cluster, Line, Listed, State};
-use crate::observe::counted;
+use crate::observe::words::counted;
 use crate::wal::timeline::Timeline;
 
 /// Marks that are closer together than this share of the width become one: eight points of a thousand, which a mark is

@@ -16,7 +16,7 @@ use super::drawing::{self, Shape};
 use super::text::{ago, bytes, foreign, machine, second, span};
 use super::{Archiving, Cluster, Line, Page, Retention, State, Taken};
 use crate::layout::BackupId;
-use crate::observe::counted;
+use crate::observe::words::counted;
 
 const STYLE: &str = include_str!("style.css");
 

@@ -161,17 +161,16 @@ impl Copying {
             if writes.peek().is_some_and(here) {
                 let plain = reader.decompress(frame, &source.buffer[..stored])?;
                 while let Some(write) = writes.next_if(here) {
-                    let (target, file) = match current.take() {
+                    let (target, file) = match &current {
                         Some(current) if current.0.number == write.file as usize => current,
                         _ => {
                             let target = self.plan.target(write.file as usize);
                             let file = open(&target)?;
-                            (target, file)
+                            &*current.insert((target, file))
                         }
                     };
-                    write_at(&file, &target, write, plain)?;
-                    self.written(&file, &target, u64::from(write.length))?;
-                    current = Some((target, file));
+                    write_at(file, target, write, plain)?;
+                    self.written(file, target, u64::from(write.length))?;
                 }
             }
             source.buffer.drain(..stored);

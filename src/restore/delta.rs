@@ -2,7 +2,7 @@
 //! is removed.
 //!
 //! A file is taken for the same if its size, the time of its last change, to the nanosecond, and the CRC-32C of its whole
-//! content are those of the backup: a restore gives what it has written that time.
+//! content are those of the backup: a restore gives what it has written that time. The control file is always written.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -19,6 +19,7 @@ use super::target::MARKER;
 use crate::error::{Context, Result};
 use crate::observe::{Event, Observer};
 use crate::pipeline;
+use crate::postgres::control::CONTROL_FILE;
 
 /// What is read of a file at a time.
 const PIECE: usize = 1 << 20;
@@ -33,6 +34,10 @@ pub(super) fn compare(plan: &Plan, workers: usize, observer: &Arc<dyn Observer>)
 
 fn is_same(plan: &Plan, number: usize, observer: &Arc<dyn Observer>) -> Result<bool> {
     let (files, path) = (plan.files(), plan.place(number));
+    if files.path(number) == CONTROL_FILE {
+        // It waits for the end by another name, which is none of the backup's and is cleared away.
+        return Ok(false);
+    }
     let what = || format!("could not compare \"{}\"", path.display());
     let metadata = match path.symlink_metadata() {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(false),

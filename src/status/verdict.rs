@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Archived, Host, Standing, Status, retention};
-use crate::observe::counted;
+use crate::observe::words::counted;
 use crate::wal::verify::VerifiedBackup;
 
 /// A file that fails for longer than this is not helped by PostgreSQL's next attempts, which come every minute.

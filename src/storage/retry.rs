@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::observe::repeats::REPEATED;
+use crate::observe::words::counted;
 use crate::wal::segment::SegmentSize;
 
 /// How long to go on, and how long to wait in between: exponential back-off with full jitter
@@ -128,11 +129,10 @@ impl Tries {
             }
             None => {
                 let seconds = self.began.elapsed().as_secs_f64();
-                let plural = if self.made == 1 { "" } else { "s" };
                 let budget = self.policy.budget.as_secs_f64();
                 Err(error.detail(format!(
-                    "gave up after {} attempt{plural} in {seconds:.1} s, for WALDEN_RETRY_TIMEOUT is {budget} s",
-                    self.made
+                    "gave up after {} in {seconds:.1} s, for WALDEN_RETRY_TIMEOUT is {budget} s",
+                    counted(u64::from(self.made), "attempt")
                 )))
             }
         }

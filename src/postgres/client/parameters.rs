@@ -153,7 +153,7 @@ impl Parameters {
 }
 
 /// The value of a variable; an empty one counts as not set.
-fn set<'a>(environment: &'a Environment, name: &str) -> Option<&'a str> {
+pub(super) fn set<'a>(environment: &'a Environment, name: &str) -> Option<&'a str> {
     environment.get(name).map(String::as_str).filter(|value| !value.is_empty())
 }
 

@@ -7,7 +7,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::parameters::Environment;
+use super::parameters::{Environment, set};
 use crate::error::{Context, Error, Kind, Result};
 
 /// Where the system's service file is looked for if `PGSYSCONFDIR` does not say so: as Debian builds PostgreSQL, as Red Hat
@@ -67,7 +67,7 @@ pub(super) fn keyword(variable: &str) -> &str {
 /// [`Kind::Config`] if no file has the service, or it says what Walden does not know; [`Kind::Local`] if a file cannot be
 /// read.
 pub(super) fn resolved(environment: &Environment) -> Result<Environment> {
-    let variable = |name: &str| environment.get(name).map(String::as_str).filter(|value| !value.is_empty());
+    let variable = |name: &str| set(environment, name);
     let mut resolved = environment.clone();
     let Some(service) = variable("PGSERVICE") else { return Ok(resolved) };
     resolved.remove("PGSERVICE");

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::{ROWS, header, time};
-use crate::observe::counted;
+use crate::observe::words::counted;
 use crate::report::chart::{self, Value};
 use crate::report::drawing::Shape;
 use crate::report::text::{about, bytes, clock, foreign, minute, second};

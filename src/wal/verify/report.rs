@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::backup::manifest::Backup;
 use crate::error::{Error, Kind, Result};
 use crate::layout::BackupId;
-use crate::observe::counted;
+use crate::observe::words::counted;
 use crate::postgres::control::SystemId;
 use crate::wal::chain::{Coverage, Gap, Inventory, Leg, Window, legs, union};
 use crate::wal::runs::Runs;
