@@ -28,6 +28,7 @@ pub mod durable;
 pub mod error;
 pub mod exporter;
 pub mod layout;
+pub mod legacy;
 pub mod metrics;
 pub mod observe;
 pub mod pipeline;

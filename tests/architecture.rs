@@ -42,12 +42,15 @@ const UNITS: &[(&str, Layer)] = &[
     ("status", Stories),
     ("report", Stories),
     ("archive", Joiners),
+    ("legacy", Joiners),
     ("wal::receive", Joiners),
     ("backup::catalogue", Joiners),
     ("backup::obstacles", Joiners),
     ("wal::survey", Joiners),
     ("storage", Machines),
     ("codec", Machines),
+    ("legacy::codec", Machines),
+    ("legacy::cipher", Machines),
     ("durable", Machines),
     ("pipeline", Machines),
     ("observe", Machines),
@@ -123,6 +126,7 @@ const SIDEWAYS: &[(&str, &str, &str)] = &[
     ("wal::survey", "archive", "listings and history files come through the archive's door"),
     ("storage", "durable", "a directory's objects are files that must survive"),
     ("metrics", "durable", "the file of the metrics is put in its place in one step"),
+    ("legacy::cipher", "legacy::codec", "errors of ours travel through both in the same way"),
     ("codec", "storage", "what was encoded is handed on as the body of an object"),
 ];
 
