@@ -119,6 +119,7 @@ const SIDEWAYS: &[(&str, &str, &str)] = &[
     ("doctor", "wal::spool", "it looks at where the spool lies"),
     ("daemon", "wal::spool", "its socket lies there"),
     ("wal::backfill", "wal::push", "a backfill is many pushes"),
+    ("wal::receive", "legacy", "what is not in our archive may be in the one before it"),
     ("wal::receive", "archive", "a WAL file comes through the archive's door"),
     ("wal::push", "wal::spool", "what was pushed ahead is noted there"),
     ("wal::prefetch", "wal::spool", "what was fetched ahead lies there"),

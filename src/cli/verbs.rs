@@ -9,7 +9,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::arguments::{Deletion, Invocation, Verb};
-use super::opening::{archive, level, wal_archive};
+use super::opening::{archive, level, sources_address, wal_archive, wal_sources};
 use super::{
     backups, config, deleting, doctor, looking, message, pages, resident, restoring, retaining, wal, watching,
 };
@@ -39,7 +39,7 @@ use crate::wal::{backfill, fetch, prefetch, push, show, verify};
 pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Environment) -> Result<u8> {
     let done = match verb {
         Verb::WalPush { path } => wal_push(path, &settings, environment),
-        Verb::WalFetch { name, path, ahead } => wal_fetch(name, path, ahead, &settings),
+        Verb::WalFetch { name, path, ahead } => wal_fetch(name, path, ahead, &settings, environment),
         Verb::WalBackfill { pgdata } => on_one_thread(async {
             let archive = wal_archive(&settings).await?;
             let done = backfill::backfill(&archive, &pgdata, &observer()).await?;
@@ -250,25 +250,31 @@ fn wal_push(path: PathBuf, settings: &Settings, environment: &Environment) -> Re
     outcome
 }
 
-fn wal_fetch(file: WalFile, target: PathBuf, ahead: bool, settings: &Settings) -> Result<()> {
+fn wal_fetch(
+    file: WalFile,
+    target: PathBuf,
+    ahead: bool,
+    settings: &Settings,
+    environment: &Environment,
+) -> Result<()> {
     let job = fetch::Job::new(fetch::Request {
         file,
         spool: Spool::new(settings.find(&options::SPOOL_DIR)?, &target),
         target,
         data_directory: settings.find(&options::PGDATA)?,
         system_id: settings.find(&options::SYSTEM_ID)?,
-        address: storage::address(&settings.get(&options::PREFIX)?),
+        address: sources_address(settings)?,
         prefetch: settings.get(&options::PREFETCH)?,
     })?;
     if ahead {
-        return fetch_ahead(&job, settings);
+        return fetch_ahead(&job, settings, environment);
     }
     if fetch::take(&job)? {
         tracing::info!("\"{file}\" had been fetched ahead");
     } else {
         on_one_thread(async {
-            let archive = wal_archive(settings).await?;
-            fetch::fetch(&archive, &job).await
+            let sources = wal_sources(settings, environment).await?;
+            fetch::fetch(&sources, &job).await
         })?;
         tracing::info!("fetched \"{file}\"");
     }
@@ -278,11 +284,11 @@ fn wal_fetch(file: WalFile, target: PathBuf, ahead: bool, settings: &Settings) -
     Ok(())
 }
 
-fn fetch_ahead(job: &fetch::Job, settings: &Settings) -> Result<()> {
+fn fetch_ahead(job: &fetch::Job, settings: &Settings, environment: &Environment) -> Result<()> {
     let Some(ahead) = job.ahead() else { return Ok(()) };
     on_all_threads(async {
-        let archive = wal_archive(settings).await?;
-        prefetch::run(&archive, ahead).await
+        let sources = wal_sources(settings, environment).await?;
+        prefetch::run(&sources, ahead).await
     })
 }
 

@@ -21,6 +21,7 @@ use crate::config::value::{
 use crate::error::{Error, Kind, Result};
 use crate::postgres::control::SystemId;
 
+pub mod legacy;
 pub mod requests;
 pub mod restoring;
 pub mod retention;
@@ -65,6 +66,11 @@ pub static TABLE: &[&Row] = &[
     &requests::S3_WAL_LOCK.row,
     &requests::S3_BACKUP_LOCK.row,
     &requests::S3_REQUESTER_PAYS.row,
+    &legacy::LEGACY_PREFIX.row,
+    &legacy::LEGACY_LIBSODIUM_KEY_FILE.row,
+    &legacy::LEGACY_LIBSODIUM_KEY_TRANSFORM.row,
+    &legacy::LEGACY_PGP_KEY_FILE.row,
+    &legacy::LEGACY_GPG_KEY_ID.row,
     &retention::RETAIN.row,
     &retention::RETAIN_WINDOW.row,
     &retention::RETAIN_MIN.row,
@@ -634,6 +640,7 @@ mod tests {
     fn the_table_lists_each_static_of_these_files_once() {
         let files = [
             include_str!("options.rs"),
+            include_str!("options/legacy.rs"),
             include_str!("options/requests.rs"),
             include_str!("options/restoring.rs"),
             include_str!("options/retention.rs"),

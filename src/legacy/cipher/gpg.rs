@@ -288,9 +288,9 @@ fn refused(words: &str) -> Error {
     let plain: Vec<&str> = words.lines().filter(|line| !line.starts_with("[GNUPG:]")).collect();
     let plain = plain.join("; ");
     if said("NO_SECKEY") {
-        return Error::new(Kind::Config, "gpg has no secret key for the object").detail(plain).hint(
-            "Import it into the keyring of this user, or name a file with it by WALDEN_LEGACY_PGP_KEY_FILE.",
-        );
+        return Error::new(Kind::Config, "gpg has no secret key for the object")
+            .detail(plain)
+            .hint("Import it into the keyring of this user, or name a file with it by WALDEN_LEGACY_PGP_KEY_FILE.");
     }
     if said("BAD_PASSPHRASE") || said("MISSING_PASSPHRASE") || said("ERROR pkdecrypt_failed") {
         return Error::new(Kind::Config, "gpg was not given the passphrase of the secret key")

@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use crypto_secretstream::{Header, Key, PullStream, Stream, Tag};
 
-use crate::config::value::Choice;
+use crate::config::value::KeyTransform;
 use crate::error::{Error, Kind, Result};
 use crate::legacy::codec::carrying;
 
@@ -17,22 +17,6 @@ const CHUNK: usize = 8192;
 
 /// The shortest key that WAL-G takes as it is (`minimalKeyLength`): what is missing to 32 bytes is zeros.
 const SHORTEST: usize = 25;
-
-/// How a key is written: WAL-G's `WALG_LIBSODIUM_KEY_TRANSFORM`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Transform {
-    /// As it is; cut, or filled up with zeros, to 32 bytes.
-    None,
-    /// In hexadecimal.
-    Hex,
-    /// In Base64.
-    Base64,
-}
-
-impl Choice for Transform {
-    const WORDS: &'static [(&'static str, Transform)] =
-        &[("none", Transform::None), ("hex", Transform::Hex), ("base64", Transform::Base64)];
-}
 
 /// A key of 32 bytes. Not shown by its [`fmt::Debug`].
 #[derive(Clone)]
@@ -49,25 +33,25 @@ impl SodiumKey {
     ///
     /// # Errors
     /// [`Kind::Config`], which never quotes it.
-    pub fn read(text: &[u8], transform: Transform) -> Result<SodiumKey> {
+    pub fn read(text: &[u8], transform: KeyTransform) -> Result<SodiumKey> {
         let text = text.trim_ascii();
         let bytes = match transform {
-            Transform::None if text.len() < SHORTEST => {
+            KeyTransform::None if text.len() < SHORTEST => {
                 return Err(unusable(format!("it has {} bytes, and at least {SHORTEST} are needed", text.len())));
             }
-            Transform::None => {
+            KeyTransform::None => {
                 let mut bytes = text[..text.len().min(Key::BYTES)].to_vec();
                 bytes.resize(Key::BYTES, 0);
                 Some(bytes)
             }
-            Transform::Hex => hexadecimal(text),
-            Transform::Base64 => STANDARD.decode(text).ok(),
+            KeyTransform::Hex => hexadecimal(text),
+            KeyTransform::Base64 => STANDARD.decode(text).ok(),
         };
-        let Some(bytes) = bytes else { return Err(unusable(format!("it is not {}", transform.word()))) };
+        let Some(bytes) = bytes else { return Err(unusable(format!("it is not {}", word(transform)))) };
         <[u8; Key::BYTES]>::try_from(&bytes[..]).map(SodiumKey).map_err(|_| {
             let known = match transform {
-                Transform::None => String::new(),
-                _ => format!(" once it is read as {}", transform.word()),
+                KeyTransform::None => String::new(),
+                _ => format!(" once it is read as {}", word(transform)),
             };
             unusable(format!("it has {} bytes{known}, and must have {}", bytes.len(), Key::BYTES))
         })
@@ -79,13 +63,11 @@ impl SodiumKey {
     }
 }
 
-impl Transform {
-    fn word(self) -> &'static str {
-        match self {
-            Transform::None => "plain text",
-            Transform::Hex => "hexadecimal",
-            Transform::Base64 => "Base64",
-        }
+fn word(transform: KeyTransform) -> &'static str {
+    match transform {
+        KeyTransform::None => "plain text",
+        KeyTransform::Hex => "hexadecimal",
+        KeyTransform::Base64 => "Base64",
     }
 }
 
@@ -191,7 +173,7 @@ pub(crate) mod tests {
     }
 
     fn key() -> SodiumKey {
-        SodiumKey::read(b"TEST_LIBSODIUM_KEY_______", Transform::None).unwrap()
+        SodiumKey::read(b"TEST_LIBSODIUM_KEY_______", KeyTransform::None).unwrap()
     }
 
     fn any_plain() -> impl Strategy<Value = Vec<u8>> {
@@ -232,23 +214,23 @@ pub(crate) mod tests {
         let text = "TEST_LIBSODIUM_KEY_______";
         let mut padded = [0; 32];
         padded[..text.len()].copy_from_slice(text.as_bytes());
-        assert_eq!(SodiumKey::read(format!(" {text}\n").as_bytes(), Transform::None).unwrap().0, padded);
-        let long = SodiumKey::read(&[b'k'; 40], Transform::None).unwrap();
+        assert_eq!(SodiumKey::read(format!(" {text}\n").as_bytes(), KeyTransform::None).unwrap().0, padded);
+        let long = SodiumKey::read(&[b'k'; 40], KeyTransform::None).unwrap();
         assert_eq!(long.0, [b'k'; 32]);
         let hex: String = long.0.iter().map(|byte| format!("{byte:02X}")).collect();
-        assert_eq!(SodiumKey::read(hex.as_bytes(), Transform::Hex).unwrap().0, long.0);
-        assert_eq!(SodiumKey::read(STANDARD.encode(long.0).as_bytes(), Transform::Base64).unwrap().0, long.0);
+        assert_eq!(SodiumKey::read(hex.as_bytes(), KeyTransform::Hex).unwrap().0, long.0);
+        assert_eq!(SodiumKey::read(STANDARD.encode(long.0).as_bytes(), KeyTransform::Base64).unwrap().0, long.0);
     }
 
     #[test]
     fn a_key_that_is_too_short_or_written_otherwise_is_refused_and_not_quoted() {
         for (text, transform, part) in [
-            ("hunter2", Transform::None, "7 bytes"),
-            ("abcdef", Transform::Hex, "3 bytes once it is read as hexadecimal"),
-            ("abcde", Transform::Hex, "not hexadecimal"),
-            ("hunter2hunter2", Transform::Hex, "not hexadecimal"),
-            ("aHVudGVyMg==", Transform::Base64, "7 bytes"),
-            ("hunter2!", Transform::Base64, "not Base64"),
+            ("hunter2", KeyTransform::None, "7 bytes"),
+            ("abcdef", KeyTransform::Hex, "3 bytes once it is read as hexadecimal"),
+            ("abcde", KeyTransform::Hex, "not hexadecimal"),
+            ("hunter2hunter2", KeyTransform::Hex, "not hexadecimal"),
+            ("aHVudGVyMg==", KeyTransform::Base64, "7 bytes"),
+            ("hunter2!", KeyTransform::Base64, "not Base64"),
         ] {
             let error = SodiumKey::read(text.as_bytes(), transform).unwrap_err();
             assert_eq!(error.kind(), Kind::Config);
