@@ -1,12 +1,20 @@
 //! Archives that WAL-E and WAL-G wrote, read and never written: their objects, down to plain bytes.
 //!
-//! What is below: [`codec`], how they compress, [`cipher`], how they encrypt, and [`wal`], their WAL. Knows their keys
-//! and the store; knows nothing of what the files are for, and believes nothing that they say of themselves.
+//! What is below: [`codec`], how they compress, [`cipher`], how they encrypt, [`wal`], their WAL, and [`backups`], their
+//! base backups, with what is said of those: [`sentinel`], [`metadata`], [`parts`], [`wanted`], [`tree`] and
+//! [`increment`], which are pure. Knows their keys and the store; believes nothing that they say of themselves.
 
+pub mod backups;
 pub mod cipher;
 pub mod codec;
+pub mod increment;
+pub mod metadata;
+pub mod parts;
+pub mod sentinel;
 pub mod source;
+pub mod tree;
 pub mod wal;
+pub mod wanted;
 
 use std::io::Read;
 use std::sync::Arc;

@@ -7,13 +7,29 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, Kind, Result};
+use crate::layout::legacy::BACKUPS;
 use crate::wal::segment::SegmentName;
-
-/// What all of their base backups begin with: the fifth version of WAL-E's layout, which WAL-G took over.
-pub const PREFIX: &str = "basebackups_005/";
 
 /// What the name of a sentinel ends with. It is put last: a backup without one is none.
 const SENTINEL: &str = "_backup_stop_sentinel.json";
+
+/// Who wrote a backup that is not Walden's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writer {
+    /// WAL-E.
+    WalE,
+    /// WAL-G, or one that writes as it does.
+    WalG,
+}
+
+impl fmt::Display for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Writer::WalE => "WAL-E",
+            Writer::WalG => "WAL-G",
+        })
+    }
+}
 
 /// The name of a backup of WAL-E (`base_<segment>_<offset>`), or of WAL-G (`base_<segment>`, and `base_<segment>_D_<segment
 /// of the one before>` for a delta).
@@ -59,34 +75,39 @@ impl LegacyName {
         std::str::from_utf8(self.offset.as_ref()?).ok()?.parse().ok()
     }
 
-    /// Did WAL-E write it? WAL-G's names have no offset.
-    pub fn is_of_wal_e(&self) -> bool {
-        self.offset.is_some()
+    /// Who wrote it, as the name tells: WAL-G's have no offset.
+    pub fn writer(&self) -> Writer {
+        if self.offset.is_some() { Writer::WalE } else { Writer::WalG }
     }
 
-    /// The name of a sentinel's key, taken apart; `None` for any other key.
+    /// The backup whose sentinel this is; `None` for any other key.
     pub fn of_sentinel(key: &str) -> Option<LegacyName> {
-        LegacyName::parse(key.strip_prefix(PREFIX)?.strip_suffix(SENTINEL)?)
+        LegacyName::parse(key.strip_prefix(BACKUPS)?.strip_suffix(SENTINEL)?)
     }
 
     /// The key of its sentinel.
     pub fn sentinel(&self) -> String {
-        format!("{PREFIX}{self}{SENTINEL}")
+        format!("{BACKUPS}{self}{SENTINEL}")
+    }
+
+    /// The backup whose objects begin with this, as a folded listing has it: `basebackups_005/base_…/`.
+    pub fn of_folder(folder: &str) -> Option<LegacyName> {
+        LegacyName::parse(folder.strip_prefix(BACKUPS)?.strip_suffix('/')?)
     }
 
     /// What all of its tar archives begin with.
     pub fn parts(&self) -> String {
-        format!("{PREFIX}{self}/tar_partitions/")
+        format!("{BACKUPS}{self}/tar_partitions/")
     }
 
     /// The key of WAL-G's list of files.
     pub fn files_metadata(&self) -> String {
-        format!("{PREFIX}{self}/files_metadata.json")
+        format!("{BACKUPS}{self}/files_metadata.json")
     }
 
     /// The key of what WAL-E's server said of its version.
     pub fn extended_version(&self) -> String {
-        format!("{PREFIX}{self}/extended_version.txt")
+        format!("{BACKUPS}{self}/extended_version.txt")
     }
 }
 
@@ -153,10 +174,10 @@ pub(crate) mod tests {
     #[test]
     fn names_as_the_two_programs_write_them() {
         let wal_e = LegacyName::parse("base_00000001000000000000002A_00000040").unwrap();
-        assert_eq!((wal_e.offset(), wal_e.is_of_wal_e()), (Some(40), true));
+        assert_eq!((wal_e.offset(), wal_e.writer()), (Some(40), Writer::WalE));
         let delta = LegacyName::parse("base_00000001000000000000002C_D_00000001000000000000002A").unwrap();
         assert_eq!(delta.parent.unwrap().to_string(), "00000001000000000000002A");
-        assert_eq!((delta.offset(), delta.is_of_wal_e()), (None, false));
+        assert_eq!((delta.offset(), delta.writer()), (None, Writer::WalG));
         assert_eq!(delta.parts(), format!("basebackups_005/{delta}/tar_partitions/"));
         for other in ["base_", "base_00000001000000000000002A_", "base_00000001000000000000002A_4", "base_x", "LATEST"] {
             assert_eq!(LegacyName::parse(other), None, "{other}");

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::codec::Codec;
-use super::sentinel::Writer;
 use crate::error::{Error, Kind, Result};
+use crate::layout::basebackups::Writer;
 
 /// A tar archive.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,30 +13,12 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use crate::error::{Error, Kind, Result};
-use crate::layout::basebackups::LegacyName;
+use crate::layout::basebackups::{LegacyName, Writer};
 use crate::legacy::codec::carried;
 use crate::postgres::control::SystemId;
 use crate::postgres::entry::Tablespace;
 use crate::postgres::lsn::Lsn;
 use crate::wal::segment::{SegmentName, SegmentSize};
-
-/// Who wrote a backup.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Writer {
-    /// WAL-E.
-    WalE,
-    /// WAL-G, or one that writes as it does.
-    WalG,
-}
-
-impl std::fmt::Display for Writer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Writer::WalE => "WAL-E",
-            Writer::WalG => "WAL-G",
-        })
-    }
-}
 
 /// Where the list of the files of a backup is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +82,7 @@ pub struct LegacyBackup {
     pub parent_start: Option<Lsn>,
     /// The tablespaces outside the data directory.
     pub tablespaces: Vec<Tablespace>,
-    /// Bytes of its tar archives, as its writer counted them.
+    /// Bytes of the cluster's files, or, where WAL-G does not say that, of its own archives.
     pub plain_size: Option<u64>,
     /// Bytes of its objects, where it is said.
     pub stored_size: Option<u64>,
@@ -133,6 +115,8 @@ struct Sentinel {
     uncompressed_size: Option<i64>,
     #[serde(rename = "CompressedSize")]
     compressed_size: Option<i64>,
+    #[serde(rename = "DataCatalogSize")]
+    data_catalog_size: Option<i64>,
     #[serde(rename = "Spec", alias = "spec")]
     spec: Option<Value>,
     #[serde(rename = "FilesMetadataDisabled", default)]
@@ -172,7 +156,10 @@ impl LegacyBackup {
             parent: parent(name, &sentinel)?,
             parent_start: sentinel.delta_lsn.map(Lsn),
             tablespaces: sentinel.spec.as_ref().map_or(Ok(Vec::new()), tablespaces)?,
-            plain_size: sentinel.expanded_size_bytes.or(sentinel.uncompressed_size.and_then(size)),
+            plain_size: sentinel
+                .expanded_size_bytes
+                .or(sentinel.data_catalog_size.and_then(size))
+                .or(sentinel.uncompressed_size.and_then(size)),
             stored_size: sentinel.compressed_size.and_then(size),
             permanent: sentinel.is_permanent,
             listing: match (writer, sentinel.version) {
