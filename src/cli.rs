@@ -21,6 +21,7 @@ mod restoring;
 mod retaining;
 mod signals;
 mod standing;
+mod theirs;
 mod verbs;
 mod wal;
 mod watching;

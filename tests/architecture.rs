@@ -83,6 +83,7 @@ const UNITS: &[(&str, Layer)] = &[
     ("backup::plan", Vocabulary),
     ("backup::garbage", Vocabulary),
     ("backup::retention", Vocabulary),
+    ("restore::base", Vocabulary),
     ("restore::plan", Vocabulary),
     ("restore::destination", Vocabulary),
     ("restore::reach", Vocabulary),

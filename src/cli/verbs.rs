@@ -9,9 +9,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::arguments::{Deletion, Invocation, Verb};
-use super::opening::{archive, level, sources_address, wal_archive, wal_sources};
+use super::opening::{archive, legacy, level, sources_address, wal_archive, wal_sources};
 use super::{
-    backups, config, deleting, doctor, looking, message, pages, resident, restoring, retaining, wal, watching,
+    backups, config, deleting, doctor, looking, message, pages, resident, restoring, retaining, theirs, wal, watching,
 };
 use crate::archive::Archive;
 use crate::backup::delete::{self, expire, expiry};
@@ -87,9 +87,10 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
         }
         Verb::BackupList => on_all_threads(async {
             let archive = archive(&settings).await?;
+            let theirs = legacy(&settings, environment, &archive, false).await?.backups().await?;
             let windows = settings.get(&options::WINDOWS)?;
             let (observer, mut listed) = (observer(), Vec::new());
-            for system in clusters(&settings, &archive).await? {
+            for system in clusters_beside(&settings, &archive, !theirs.is_empty()).await? {
                 let found = catalogue::list(&archive, system).await?;
                 let report = match windows || verify::is_short(&archive, system).await? {
                     true => {
@@ -101,7 +102,20 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
                 listed.push((found, report));
             }
             let json = settings.get(&options::JSON)?;
-            message::print(&if json { backups::list_json(&listed)? } else { backups::list_table(&listed) });
+            message::print(&match json {
+                true => backups::list_json(&theirs, &listed)?,
+                false => backups::list_table(&theirs, &listed),
+            });
+            Ok(())
+        }),
+        Verb::BackupShow { backup: Selection::Legacy(name) } => on_one_thread(async {
+            if settings.get(&options::FILES)? {
+                return Err(name.not_ours());
+            }
+            let archive = archive(&settings).await?;
+            let backup = legacy(&settings, environment, &archive, false).await?.backup(name).await?;
+            let json = settings.get(&options::JSON)?;
+            message::print(&if json { theirs::json(&backup) } else { theirs::show(&backup) });
             Ok(())
         }),
         Verb::BackupShow { backup } => on_one_thread(async {
@@ -126,6 +140,7 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             let id = match backup {
                 Selection::Latest => catalogue::latest(&archive, system).await?.id,
                 Selection::Id(id) => id,
+                Selection::Legacy(name) => return Err(name.not_ours()),
             };
             let backup = mark::mark(&archive, system, id, change).await?;
             if settings.get(&options::JSON)? {
@@ -320,6 +335,7 @@ async fn selected(backup: Selection, settings: &Settings, archive: &Archive) -> 
     match backup {
         Selection::Latest => catalogue::latest(archive, system).await,
         Selection::Id(id) => catalogue::read(archive, system, id).await,
+        Selection::Legacy(name) => Err(name.not_ours()),
     }
 }
 
@@ -338,6 +354,14 @@ async fn clusters(settings: &Settings, archive: &Archive) -> Result<Vec<SystemId
     match settings.find(&options::SYSTEM_ID)? {
         Some(system) => archive.prove(system).await.map(|()| vec![system]),
         None => archive.clusters().await,
+    }
+}
+
+/// The same; ours need not have been begun where there is an archive of WAL-E or WAL-G.
+async fn clusters_beside(settings: &Settings, archive: &Archive, has_theirs: bool) -> Result<Vec<SystemId>> {
+    match clusters(settings, archive).await {
+        Err(error) if has_theirs && error.kind() == Kind::Config => Ok(Vec::new()),
+        clusters => clusters,
     }
 }
 

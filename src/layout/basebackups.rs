@@ -80,6 +80,14 @@ impl LegacyName {
         if self.offset.is_some() { Writer::WalE } else { Writer::WalG }
     }
 
+    /// Says that only ours can be changed, deleted and looked into.
+    pub fn not_ours(&self) -> Error {
+        let writer = self.writer();
+        Error::new(Kind::Refused, format!("backup {self} is not one of walden's"))
+            .detail(format!("{writer} wrote it, and walden only lists, shows and restores such backups"))
+            .hint(format!("Use {writer} for it, or walden backup-fetch DIR {self} to restore it."))
+    }
+
     /// The backup whose sentinel this is; `None` for any other key.
     pub fn of_sentinel(key: &str) -> Option<LegacyName> {
         LegacyName::parse(key.strip_prefix(BACKUPS)?.strip_suffix(SENTINEL)?)
