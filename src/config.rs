@@ -3,7 +3,8 @@
 //! [`options`] is the table of everything that can be set and [`row`] what a row of it is, [`value`] how each type of
 //! value is written, [`role`] a role to assume, [`requests`] what objects in S3 are to be, [`target`] the words for what
 //! a restore shall reach, [`conninfo`] those for whom a standby streams from; [`sources`] reads flags, variables and the
-//! file, [`reference`](mod@reference) writes the documentation. Here are the outcome, [`Settings`], and the archive's
+//! file, [`foreign`] knows the variables of WAL-E and WAL-G that are no settings, [`wal_g`] reads their files,
+//! [`migration`] turns both into a file of ours, [`reference`](mod@reference) writes the documentation. Here are the outcome, [`Settings`], and the archive's
 //! [`Location`].
 //!
 //! Never keeps a global: whoever needs a setting is given the settings or the value.
@@ -18,7 +19,9 @@ use crate::config::value::Value;
 use crate::error::{Error, Kind, Result};
 
 pub mod conninfo;
+pub mod foreign;
 pub mod mark;
+pub mod migration;
 pub mod options;
 pub mod reference;
 pub mod requests;
@@ -27,6 +30,7 @@ pub mod row;
 pub mod sources;
 pub mod target;
 pub mod value;
+pub mod wal_g;
 
 /// Where a value comes from, as messages and `walden config` name it.
 #[derive(Clone, Debug, PartialEq, Eq)]

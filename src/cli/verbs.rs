@@ -24,6 +24,7 @@ use crate::config::options;
 use crate::config::reference;
 use crate::config::sources::Environment;
 use crate::config::target::Selection;
+use crate::config::{migration, wal_g};
 use crate::doctor as diagnosis;
 use crate::error::{Context, Error, Kind, Result};
 use crate::observe::{self, Observer};
@@ -220,6 +221,14 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
         }),
         Verb::Config { example: true } => {
             message::print(&reference::example());
+            Ok(())
+        }
+        Verb::MigrateConfig { from } => {
+            let variables = match from {
+                Some(path) => wal_g::read(&path)?.into_iter().collect(),
+                None => environment.clone(),
+            };
+            message::print(&migration::file(&variables));
             Ok(())
         }
         Verb::Completions { shell } => {

@@ -51,6 +51,8 @@ pub enum VerbName {
     Doctor,
     /// `config`.
     Config,
+    /// `migrate-config`.
+    MigrateConfig,
     /// `completions`.
     Completions,
     /// `man`.
@@ -59,12 +61,12 @@ pub enum VerbName {
 
 use VerbName::{
     BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Completions, Config, Daemon, Delete,
-    Doctor, Exporter, Man, Report, Status, WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
+    Doctor, Exporter, Man, MigrateConfig, Report, Status, WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
 };
 
 impl VerbName {
     /// Every verb, in the order in which help lists them.
-    pub const ALL: [VerbName; 20] = [
+    pub const ALL: [VerbName; 21] = [
         WalPush,
         WalFetch,
         WalBackfill,
@@ -83,6 +85,7 @@ impl VerbName {
         Report,
         Doctor,
         Config,
+        MigrateConfig,
         Completions,
         Man,
     ];
@@ -108,6 +111,7 @@ impl VerbName {
             Report => "report",
             Doctor => "doctor",
             Config => "config",
+            MigrateConfig => "migrate-config",
             Completions => "completions",
             Man => "man",
         }

@@ -385,7 +385,7 @@ mod tests {
 
     /// Every codec with a stream that it can read, and what is in it.
     fn samples(plain: &[u8]) -> Vec<(Codec, Vec<u8>, Vec<u8>)> {
-        let sums = [0x1, 0x3, 0x100, 0x303, 0x1000].map(|flags| (Codec::Lzo, lzop(plain, flags), plain.to_vec()));
+        let sums = [0x1, 0x3, 0x100, 0x303, 0x1001].map(|flags| (Codec::Lzo, lzop(plain, flags), plain.to_vec()));
         let others = [
             (Codec::Lz4, lz4(plain), plain.to_vec()),
             (Codec::Zstd, zstd::encode_all(plain, 1).unwrap(), plain.to_vec()),
@@ -453,7 +453,7 @@ mod tests {
                 let outcome = decode(codec, &stored, 1 << 20);
                 let checked = matches!(codec, Codec::Lzo | Codec::Lz4 | Codec::Gzip);
                 match outcome {
-                    Ok(other) => prop_assert!(!checked || other == plain || stored[at..].len() > stored.len() - 60, "{codec:?}"),
+                    Ok(other) => prop_assert!(!checked || other == plain, "{codec:?}"),
                     Err(error) => prop_assert_eq!(error.kind(), Kind::Corrupt, "{:?}", codec),
                 }
             }
