@@ -121,15 +121,8 @@ impl Legacy {
     /// # Errors
     /// [`Kind::Config`] if there is nothing where the setting says.
     async fn prove(&self) -> Result<()> {
-        if self.recall().as_deref() == Some(SEEN) {
+        if self.is_there().await? {
             return Ok(());
-        }
-        for prefix in [keys::WAL, keys::BACKUPS] {
-            let page = self.store.list(&ListQuery { prefix: prefix.to_owned(), ..ListQuery::default() }).await?;
-            if !page.objects.is_empty() {
-                self.remember(SEEN, SEEN_FOR);
-                return Ok(());
-            }
         }
         if self.standing == Standing::Beside {
             self.remember(NONE, NONE_FOR);
@@ -138,6 +131,30 @@ impl Legacy {
         Err(Error::new(Kind::Config, format!("there is no archive of WAL-E or WAL-G at {}", self.store.url("")))
             .detail(format!("nothing lies below {} or {} there", keys::WAL, keys::BACKUPS))
             .hint("Correct --legacy-prefix or WALDEN_LEGACY_PREFIX, or unset it."))
+    }
+
+    /// Has anything been stored there?
+    async fn is_there(&self) -> Result<bool> {
+        if self.recall().as_deref() == Some(SEEN) {
+            return Ok(true);
+        }
+        for prefix in [keys::WAL, keys::BACKUPS] {
+            let page = self.store.list(&ListQuery { prefix: prefix.to_owned(), ..ListQuery::default() }).await?;
+            if !page.objects.is_empty() {
+                self.remember(SEEN, SEEN_FOR);
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Does it lie at this very address? Then that address is no mistyped one, even if nothing of ours has been stored there
+    /// yet: what is absent there is absent.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn vouches_for(&self, url: &str) -> Result<bool> {
+        Ok(self.store.url("") == url && !self.is_known_to_be_none() && self.is_there().await?)
     }
 
     fn recall(&self) -> Option<String> {

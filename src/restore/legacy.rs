@@ -73,6 +73,7 @@ pub(super) async fn foresee(
     observer: &Arc<dyn Observer>,
 ) -> Result<Prospect> {
     refuse_what_needs_a_manifest(&base, &request)?;
+    require_proof_of_absence(sources, &base).await?;
     let history = way::history(sources, &base, request.timeline).await?;
     let way = way::way(sources, &base, history, &request.goal).await?;
     let mut warnings = reach::check(&request.goal, &way)?;
@@ -98,6 +99,18 @@ pub(super) async fn foresee(
     watch.lap("looking");
     let work = Work::Theirs(Box::new(Planned { chain, destination }));
     Ok(Prospect { forecast, request, work, owner, watch })
+}
+
+/// At the end of the WAL the server asks for what is not there, and `wal-fetch` says so only of an archive that is there.
+async fn require_proof_of_absence(sources: &Sources, base: &Base) -> Result<()> {
+    sources.prove(base.system_id).await.map_err(|error| match error.kind() {
+        Kind::Config => error.detail("a recovery could not tell where the WAL ends from a mistyped prefix").hint(format!(
+            "Take a backup with walden backup-push first, or restore with --prefix {}, where {} has its own.",
+            sources.legacy.store().url(""),
+            base.writer.map_or_else(String::new, |writer| writer.to_string())
+        )),
+        _ => error,
+    })
 }
 
 fn refuse_what_needs_a_manifest(base: &Base, request: &Request) -> Result<()> {

@@ -110,7 +110,7 @@ pub async fn fetch(sources: &Sources, job: &Job) -> Result<()> {
         Staged::beside(target).during(|| format!("could not create a file beside \"{}\"", target.display()))?;
     let staged = match receive::receive(sources, system_id, *file, job.control.as_ref(), staged).await {
         Err(error) if error.kind() == Kind::NotFound => {
-            archive.prove(system_id).await.during(what)?;
+            sources.prove(system_id).await.during(what)?;
             return Err(error.during(format!("\"{file}\" is not in the archive")));
         }
         result => result.during(what)?,

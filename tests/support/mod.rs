@@ -24,4 +24,5 @@ pub mod small_disk;
 pub mod stories;
 pub mod tls;
 pub mod user;
+pub mod walg;
 pub mod walden;
