@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod failing_disk;
 pub mod forge;
 pub mod front;
+pub mod legacy;
 pub mod load;
 pub mod metadata;
 pub mod ministack;
