@@ -14,6 +14,7 @@ use support::stories::in_turn;
 /// What WAL-G's `archive_command` does, in a directory: one object a file, compressed, under its key.
 const OLD_ARCHIVER: &str = r#"
 read -r extension program <SCRATCH/codec
+[ "$extension" != none ] || extension=
 mkdir -p OLD/wal_005
 $program <"$1" >"OLD/wal_005/$2$extension.tmp" && mv "OLD/wal_005/$2$extension.tmp" "OLD/wal_005/$2$extension"
 "#;
@@ -30,11 +31,11 @@ fn a_standby_follows_from_the_old_archive_into_ours_without_a_change_of_restore_
         let script = primary.socket().join("old-archiver");
         let scratch = primary.socket().to_str().unwrap().to_owned();
         fs::write(&script, OLD_ARCHIVER.replace("SCRATCH", &scratch).replace("OLD", &old_directory)).unwrap();
+        let codec = primary.socket().join("codec");
         let write_codec = |number: usize| {
             let (extension, program) = CODECS[number];
-            // A file without an extension would be read as one word less.
-            let line = format!("{} {}\n", if extension.is_empty() { "''" } else { extension }, program.join(" "));
-            fs::write(primary.socket().join("codec"), line).unwrap();
+            let extension = if extension.is_empty() { "none" } else { extension };
+            fs::write(&codec, format!("{extension} {}\n", program.join(" "))).unwrap();
         };
         write_codec(0);
         primary.configure(&format!("archive_command = 'sh {} %p %f'\n", script.display()));
