@@ -170,7 +170,8 @@ impl FromStr for Location {
     fn from_str(text: &str) -> Result<Location> {
         let parsed = match text.split_once("://") {
             Some(("s3", rest)) => parse_bucket(rest),
-            Some(("file", path)) => parse_directory(path),
+            // This host may be named (RFC 8089), and is by WAL-E.
+            Some(("file", path)) => parse_directory(path.strip_prefix("localhost").unwrap_or(path)),
             _ => None,
         };
         parsed.filter(|_| !text.chars().any(char::is_control)).ok_or_else(|| {
@@ -286,6 +287,8 @@ mod tests {
             "file://",
             "file://host/path",
             "file://relative",
+            "file://localhost",
+            "file://localhosts/path",
         ] {
             let error = text.parse::<Location>().unwrap_err();
             assert!(error.advice().unwrap().contains("s3://bucket/path"), "{text:?}");

@@ -138,8 +138,11 @@ impl Legacy {
         if self.recall().as_deref() == Some(SEEN) {
             return Ok(true);
         }
-        for prefix in [keys::WAL, keys::BACKUPS] {
-            let page = self.store.list(&ListQuery { prefix: prefix.to_owned(), ..ListQuery::default() }).await?;
+        // Of one that nobody has named, only WAL is looked for.
+        let prefixes: &[&str] =
+            if self.standing == Standing::Named { &[keys::WAL, keys::BACKUPS] } else { &[keys::WAL] };
+        for prefix in prefixes {
+            let page = self.store.list(&ListQuery { prefix: (*prefix).to_owned(), ..ListQuery::default() }).await?;
             if !page.objects.is_empty() {
                 self.remember(SEEN, SEEN_FOR);
                 return Ok(true);

@@ -4,6 +4,7 @@
 //! are `help`'s. Never prints and never exits: exit codes matter too much to PostgreSQL to be left to a parser.
 
 mod deleting;
+mod spellings;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -285,7 +286,7 @@ const WIDTH: usize = 110;
 
 pub(super) fn command() -> Command {
     let globals = TABLE.iter().copied().filter(|row| row.is_global());
-    Command::new("walden")
+    let command = Command::new("walden")
         .bin_name("walden")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Ships PostgreSQL's WAL and base backups to S3, or to a directory, and brings them back.")
@@ -295,7 +296,8 @@ pub(super) fn command() -> Command {
         .subcommand_value_name("VERB")
         .subcommand_help_heading("Verbs")
         .args(globals.map(|row| argument(row).global(true).help_heading("Options of every verb")))
-        .subcommands(VerbName::ALL.map(verb_command))
+        .subcommands(VerbName::ALL.map(|verb| spellings::of(verb, verb_command(verb))));
+    spellings::of_every_verb(command)
 }
 
 fn verb_command(verb: VerbName) -> Command {
@@ -394,6 +396,7 @@ fn invocation(matches: &ArgMatches, environment: &Environment) -> Result<Invocat
     let named = matches.subcommand().and_then(|(name, matches)| Some((VerbName::parse(name)?, matches)));
     let (name, matches) = named.ok_or_else(|| not_given("VERB"))?;
     let settings = sources::load(flags(name, matches), environment)?;
+    spellings::check(matches, environment)?;
     foreign::require_honest(name, &settings, environment)?;
     if !matches!(name, VerbName::Config | VerbName::MigrateConfig | VerbName::Completions | VerbName::Man) {
         settings.get(&options::PREFIX)?;

@@ -629,10 +629,9 @@ fn location(text: &str) -> Result<String> {
     Ok(text.parse::<Location>()?.to_string())
 }
 
-/// An absolute path, or an address of a directory on this host (RFC 8089).
+/// An absolute path, or the address of a directory.
 fn directory(text: &str) -> Result<String> {
-    let path = text.strip_prefix("file://").unwrap_or(text);
-    location(&format!("file://{}", path.strip_prefix("localhost").unwrap_or(path)))
+    location(&format!("file://{}", text.strip_prefix("file://").unwrap_or(text)))
 }
 
 fn same(text: &str) -> Result<String> {

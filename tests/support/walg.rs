@@ -3,16 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use tokio_postgres::Client;
 
 use super::cluster::{Cluster, connect};
+use super::legacy::through;
 
 const PAGE: usize = 8192;
 
@@ -33,17 +32,6 @@ const EMPTIED: [&str; 9] = [
 ];
 const EXCLUDED: [&str; 4] = ["postmaster.pid", "postmaster.opts", "recovery.conf", "standby.signal"];
 
-/// How it compresses: the extension, and the program that does it from standard input to standard output.
-pub const CODECS: [(&str, &[&str]); 7] = [
-    ("", &[]),
-    (".lz4", &["lz4", "-c"]),
-    (".zst", &["zstd", "-c", "-q"]),
-    (".br", &["brotli", "-c", "-q", "3"]),
-    (".lzma", &["xz", "--format=lzma", "-c", "-0"]),
-    (".gz", &["gzip", "-c"]),
-    (".lzo", &["lzop", "-c"]),
-];
-
 /// What its sentinels look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -61,6 +49,7 @@ pub enum Form {
 #[derive(Clone, Debug)]
 pub struct WalG {
     pub root: PathBuf,
+    /// The extension, and the program that compresses so.
     pub codec: (&'static str, &'static [&'static str]),
     pub form: Form,
 }
@@ -73,25 +62,6 @@ pub struct Taken {
     full: String,
     count: u32,
     mtimes: BTreeMap<String, i128>,
-}
-
-/// Runs a program on these bytes.
-pub fn piped(program: &[&str], input: &[u8]) -> Vec<u8> {
-    let Some((name, arguments)) = program.split_first() else { return input.to_vec() };
-    let mut child = Command::new(name)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|error| panic!("{name}: {error}; scripts/need {name}"));
-    let mut stdin = child.stdin.take().unwrap();
-    let input = input.to_vec();
-    let feeder = std::thread::spawn(move || stdin.write_all(&input).unwrap());
-    let mut output = Vec::new();
-    child.stdout.take().unwrap().read_to_end(&mut output).unwrap();
-    feeder.join().unwrap();
-    assert!(child.wait().unwrap().success(), "{name}");
-    output
 }
 
 /// The archives of a backup in the making.
@@ -107,7 +77,7 @@ struct Archives<'a> {
 impl Archives<'_> {
     fn put(&mut self, tar: &str, bytes: &[u8]) -> String {
         let name = format!("{tar}{}", self.walg.codec.0);
-        let bytes = piped(self.walg.codec.1, bytes);
+        let bytes = through(self.walg.codec.1, bytes);
         self.stored += bytes.len() as u64;
         self.walg.store(&format!("basebackups_005/{}/tar_partitions/{name}", self.name), &bytes);
         name
@@ -183,10 +153,7 @@ impl WalG {
     /// What a server archives with.
     pub fn archive_command(&self) -> String {
         let to = format!("{}/wal_005/%f{}", self.root.display(), self.codec.0);
-        let how = match self.codec.1 {
-            [] => "cat".to_owned(),
-            program => program.join(" "),
-        };
+        let how = self.codec.1.join(" ");
         format!("mkdir -p {}/wal_005 && {how} <%p >{to}.new && mv {to}.new {to}", self.root.display())
     }
 

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -62,7 +63,8 @@ impl Gpg {
     /// # Errors
     /// [`Kind::Config`] if gpg does not take it for a secret key; [`Kind::Local`] if gpg cannot be run.
     pub fn with_key(key: &[u8], passphrase: Option<String>) -> Result<Gpg> {
-        let home = tempfile::Builder::new().prefix("walden-gpg-").tempdir();
+        let private = std::fs::Permissions::from_mode(0o700);
+        let home = tempfile::Builder::new().prefix("walden-gpg-").permissions(private).tempdir();
         let home = home.during(|| "could not make a directory for a keyring")?;
         let gpg = Gpg { home: Some(Arc::new(Home(home))), passphrase: passphrase.map(Into::into) };
         let mut import = gpg.start(&["--import"], io::Cursor::new(key.to_vec()))?;
@@ -282,20 +284,20 @@ fn stuck() -> Error {
         .hint("Let gpg-agent know the passphrase, or give the key by WALDEN_LEGACY_PGP_KEY_FILE.")
 }
 
-/// Why gpg did not decrypt: doc/DETAILS of GnuPG has the words.
+/// Why gpg did not decrypt. A key that it knows and cannot use is told in the same words as one that it does not know, but
+/// for a line that says that it was considered (doc/DETAILS of GnuPG).
 fn refused(words: &str) -> Error {
-    let said = |status: &str| words.contains(&format!("[GNUPG:] {status}"));
     let plain: Vec<&str> = words.lines().filter(|line| !line.starts_with("[GNUPG:]")).collect();
     let plain = plain.join("; ");
-    if said("NO_SECKEY") {
-        return Error::new(Kind::Config, "gpg has no secret key for the object")
-            .detail(plain)
-            .hint("Import it into the keyring of this user, or name a file with it by WALDEN_LEGACY_PGP_KEY_FILE.");
+    if !plain.contains("No secret key") {
+        return Error::new(Kind::Corrupt, "the object cannot be decrypted by gpg").detail(plain);
     }
-    if said("BAD_PASSPHRASE") || said("MISSING_PASSPHRASE") || said("ERROR pkdecrypt_failed") {
-        return Error::new(Kind::Config, "gpg was not given the passphrase of the secret key")
+    match words.contains("[GNUPG:] KEY_CONSIDERED ") {
+        true => Error::new(Kind::Config, "gpg was not given the passphrase of the secret key")
             .detail(plain)
-            .hint("Set WALG_PGP_KEY_PASSPHRASE, or let gpg-agent know it.");
+            .hint("Set WALG_PGP_KEY_PASSPHRASE, or let gpg-agent know it."),
+        false => Error::new(Kind::Config, "gpg has no secret key for the object")
+            .detail(plain)
+            .hint("Import it into the keyring of this user, or name a file with it by WALDEN_LEGACY_PGP_KEY_FILE."),
     }
-    Error::new(Kind::Corrupt, "the object cannot be decrypted by gpg").detail(plain)
 }
