@@ -160,8 +160,11 @@ pub(crate) mod tests {
             let digits = format!("{offset:08}");
             <[u8; OFFSET_DIGITS]>::try_from(digits.as_bytes()).unwrap()
         }));
-        (any_segment(), prop::option::of(any_segment()), offset)
-            .prop_map(|(segment, parent, offset)| LegacyName { segment, parent, offset })
+        (any_segment(), prop::option::of(any_segment()), offset).prop_map(|(segment, parent, offset)| LegacyName {
+            segment,
+            parent,
+            offset,
+        })
     }
 
     proptest! {
@@ -187,7 +190,8 @@ pub(crate) mod tests {
         assert_eq!(delta.parent.unwrap().to_string(), "00000001000000000000002A");
         assert_eq!((delta.offset(), delta.writer()), (None, Writer::WalG));
         assert_eq!(delta.parts(), format!("basebackups_005/{delta}/tar_partitions/"));
-        for other in ["base_", "base_00000001000000000000002A_", "base_00000001000000000000002A_4", "base_x", "LATEST"] {
+        for other in ["base_", "base_00000001000000000000002A_", "base_00000001000000000000002A_4", "base_x", "LATEST"]
+        {
             assert_eq!(LegacyName::parse(other), None, "{other}");
         }
         assert_eq!(LegacyName::of_sentinel("basebackups_005/base_00000001000000000000002A/metadata.json"), None);

@@ -53,9 +53,8 @@ impl Legacy {
         let (mut sentinels, mut folders) = (Vec::new(), Vec::new());
         let query = ListQuery { prefix: keys::BACKUPS.to_owned(), fold: true, ..ListQuery::default() };
         list_all(&**self.store(), query, |page| {
-            let named = page.objects.iter().filter_map(|object| {
-                Some((LegacyName::of_sentinel(&object.key)?, object.modified))
-            });
+            let named =
+                page.objects.iter().filter_map(|object| Some((LegacyName::of_sentinel(&object.key)?, object.modified)));
             sentinels.extend(named);
             folders.extend(page.prefixes.iter().filter_map(|folder| LegacyName::of_folder(folder)));
         })
@@ -137,7 +136,8 @@ impl Legacy {
         let mut objects = Vec::new();
         list_all(&**self.store(), ListQuery { prefix: prefix.clone(), ..ListQuery::default() }, |page| {
             let named = page.objects.into_iter();
-            objects.extend(named.filter_map(|object| Some((object.key.strip_prefix(&prefix)?.to_owned(), object.size))));
+            objects
+                .extend(named.filter_map(|object| Some((object.key.strip_prefix(&prefix)?.to_owned(), object.size))));
         })
         .await?;
         Ok(parts::find(objects))

@@ -190,8 +190,7 @@ fn stop(name: LegacyName, sentinel: &Sentinel) -> Result<Position> {
     if let Some(lsn) = sentinel.finish_lsn {
         return Ok(Position::Lsn(Lsn(lsn)));
     }
-    let (Some(segment), Some(offset)) =
-        (&sentinel.wal_segment_backup_stop, &sentinel.wal_segment_offset_backup_stop)
+    let (Some(segment), Some(offset)) = (&sentinel.wal_segment_backup_stop, &sentinel.wal_segment_offset_backup_stop)
     else {
         return Err(corrupt("it does not say where the backup ends".to_owned()));
     };
@@ -207,9 +206,9 @@ fn stop(name: LegacyName, sentinel: &Sentinel) -> Result<Position> {
 /// A delta says so by its name and in its sentinel; one of both alone would be a guess.
 fn parent(name: LegacyName, sentinel: &Sentinel) -> Result<Option<LegacyName>> {
     let said = match &sentinel.delta_from {
-        Some(text) => Some(
-            LegacyName::parse(text).ok_or_else(|| corrupt(format!("\"{text}\" is not the name of a backup")))?,
-        ),
+        Some(text) => {
+            Some(LegacyName::parse(text).ok_or_else(|| corrupt(format!("\"{text}\" is not the name of a backup")))?)
+        }
         None => None,
     };
     match (name.parent, said) {

@@ -55,7 +55,10 @@ mod tests {
         for path in [&b"../x"[..], b"/base/../../x", b"..", b"base/\xff", b"base/\0x"] {
             assert_eq!(relative(path).unwrap_err().kind(), Kind::Corrupt);
         }
-        assert_eq!((tablespace("pg_tblspc/16400/PG_14_1/5/1"), tablespace("pg_tblspc/16400")), (Some(16400), Some(16400)));
+        assert_eq!(
+            (tablespace("pg_tblspc/16400/PG_14_1/5/1"), tablespace("pg_tblspc/16400")),
+            (Some(16400), Some(16400))
+        );
         assert_eq!((tablespace("pg_tblspc"), tablespace("base/16400")), (None, None));
     }
 

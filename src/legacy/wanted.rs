@@ -225,8 +225,14 @@ mod tests {
         wanted.note_newest(1, "b", Content::Nothing);
         wanted.note_newest(1, "c", Content::Whole);
         wanted.assume_whole();
-        assert_eq!((wanted.see(0, "a"), wanted.see(0, "b"), wanted.see(0, "c")), (Use::Write, Use::Write, Use::PassOver));
-        assert_eq!((wanted.see(1, "a"), wanted.see(1, "c"), wanted.see(1, "d")), (Use::Apply, Use::Write, Use::PassOver));
+        assert_eq!(
+            (wanted.see(0, "a"), wanted.see(0, "b"), wanted.see(0, "c")),
+            (Use::Write, Use::Write, Use::PassOver)
+        );
+        assert_eq!(
+            (wanted.see(1, "a"), wanted.see(1, "c"), wanted.see(1, "d")),
+            (Use::Apply, Use::Write, Use::PassOver)
+        );
         assert_eq!(wanted.missing(0) + wanted.missing(1), 0);
     }
 }

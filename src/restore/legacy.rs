@@ -15,6 +15,7 @@ pub(super) mod way;
 use std::sync::Arc;
 
 use self::chain::Chain;
+use self::verdict::Verdict;
 use super::base::Base;
 use super::destination::{Destination, WAL_DIRECTORY};
 use super::forecast::{self, Configuration, Forecast};
@@ -104,11 +105,13 @@ pub(super) async fn foresee(
 /// At the end of the WAL the server asks for what is not there, and `wal-fetch` says so only of an archive that is there.
 async fn require_proof_of_absence(sources: &Sources, base: &Base) -> Result<()> {
     sources.prove(base.system_id).await.map_err(|error| match error.kind() {
-        Kind::Config => error.detail("a recovery could not tell where the WAL ends from a mistyped prefix").hint(format!(
-            "Take a backup with walden backup-push first, or restore with --prefix {}, where {} has its own.",
-            sources.legacy.store().url(""),
-            base.writer.map_or_else(String::new, |writer| writer.to_string())
-        )),
+        Kind::Config => {
+            error.detail("a recovery could not tell where the WAL ends from a mistyped prefix").hint(format!(
+                "Take a backup with walden backup-push first, or restore with --prefix {}, where {} has its own.",
+                sources.legacy.store().url(""),
+                base.writer.map_or_else(String::new, |writer| writer.to_string())
+            ))
+        }
         _ => error,
     })
 }
@@ -154,9 +157,11 @@ pub(super) async fn restore(
     make_directories(&destination, &prepared).during(what)?;
     watch.lap("preparing");
     let is_listed = chain.wanted.is_some();
-    let unpacked = unpack::unpack(&sources.legacy, chain, &destination, request.workers, observer).await.during(what)?;
+    let unpacked =
+        unpack::unpack(&sources.legacy, chain, &destination, request.workers, observer).await.during(what)?;
     watch.lap("copying");
-    let remarks = verdict::judge(&forecast.backup, &destination, &unpacked, is_listed).during(what)?;
+    let Verdict { checked, doubts } =
+        verdict::judge(&forecast.backup, &destination, &unpacked, is_listed).during(what)?;
     watch.lap("checking");
     prepared.share(&destination, unpacked.root_mode).during(what)?;
     recovery::map_known_tablespaces(&destination).during(what)?;
@@ -167,16 +172,15 @@ pub(super) async fn restore(
     observer.notice(Event::Phase { name: "syncing".into(), bytes: None });
     finish(&destination, prepared).during(what)?;
     watch.lap("syncing");
-    for remark in &remarks {
-        observer.notice(Event::Warning(remark.clone()));
-    }
+    checked.iter().for_each(|remark| tracing::info!("{remark}"));
+    doubts.iter().for_each(|doubt| observer.notice(Event::Warning(doubt.clone())));
     observer.notice(Event::Done(super::told(&forecast)));
     Ok(Restored {
         files: unpacked.files,
         bytes: unpacked.bytes,
         forecast,
         kept: Kept::default(),
-        remarks,
+        remarks: [checked, doubts].concat(),
         phases: watch.laps(),
     })
 }

@@ -25,6 +25,6 @@ pub mod small_disk;
 pub mod stories;
 pub mod tls;
 pub mod user;
-pub mod walg;
 pub mod walden;
 pub mod wale;
+pub mod walg;

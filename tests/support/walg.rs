@@ -11,7 +11,9 @@ use serde_json::{Map, Value, json};
 use tokio_postgres::Client;
 
 use super::cluster::{Cluster, connect};
+use super::forge::{SYSTEM_ID, Segment, control_file};
 use super::legacy::through;
+use super::scene::small;
 
 const PAGE: usize = 8192;
 
@@ -74,7 +76,24 @@ struct Archives<'a> {
     stored: u64,
 }
 
-impl Archives<'_> {
+impl<'a> Archives<'a> {
+    fn of(walg: &'a WalG, name: &str) -> Archives<'a> {
+        let open = tar::Builder::new(Vec::new());
+        Archives { walg, name: name.to_owned(), open, members: Vec::new(), sets: Map::new(), stored: 0 }
+    }
+
+    /// What is stored when all else is there.
+    fn last(&mut self, control: &[u8], label: &str, map: &str) {
+        let mut tar = tar::Builder::new(Vec::new());
+        append(&mut tar, "/global/pg_control", 0o600, tar::EntryType::Regular, control);
+        self.put("pg_control.tar", &tar.into_inner().unwrap());
+        let mut tar = tar::Builder::new(Vec::new());
+        append(&mut tar, "backup_label", 0o600, tar::EntryType::Regular, label.as_bytes());
+        append(&mut tar, "tablespace_map", 0o600, tar::EntryType::Regular, map.as_bytes());
+        let name = self.put("backup_label.tar", &tar.into_inner().unwrap());
+        self.sets.insert(name, json!(["tablespace_map", "backup_label"]));
+    }
+
     fn put(&mut self, tar: &str, bytes: &[u8]) -> String {
         let name = format!("{tar}{}", self.walg.codec.0);
         let bytes = through(self.walg.codec.1, bytes);
@@ -118,7 +137,8 @@ pub fn append(tar: &mut tar::Builder<Vec<u8>>, path: &str, mode: u32, kind: tar:
 
 /// An increment of a file: the pages that are as new as `since`, or empty.
 pub fn increment(content: &[u8], since: u64) -> Vec<u8> {
-    let changed: Vec<(u32, &[u8])> = (0..).zip(content.chunks(PAGE)).filter(|(_, page)| is_since(page, since)).collect();
+    let changed: Vec<(u32, &[u8])> =
+        (0..).zip(content.chunks(PAGE)).filter(|(_, page)| is_since(page, since)).collect();
     let mut bytes = b"wi1\x55".to_vec();
     bytes.extend((content.len() as u64).to_le_bytes());
     bytes.extend((changed.len() as u32).to_le_bytes());
@@ -174,29 +194,16 @@ impl WalG {
             Some(base) => format!("base_{segment}_D_{}", &base.name[5..29]),
             None => format!("base_{segment}"),
         };
-        let mut archives = Archives {
-            walg: self,
-            name: name.clone(),
-            open: tar::Builder::new(Vec::new()),
-            members: Vec::new(),
-            sets: Map::new(),
-            stored: 0,
-        };
+        let mut archives = Archives::of(self, &name);
         let mut walk = Walk { from, files: Map::new(), mtimes: BTreeMap::new(), spec: Vec::new() };
         walk.directory(&cluster.data(), "", &mut archives);
         archives.close();
-        let (mode, kind) = (0o600, tar::EntryType::Regular);
-        let mut control = tar::Builder::new(Vec::new());
-        append(&mut control, "/global/pg_control", mode, kind, &fs::read(cluster.data().join("global/pg_control")).unwrap());
-        archives.put("pg_control.tar", &control.into_inner().unwrap());
+        let control = fs::read(cluster.data().join("global/pg_control")).unwrap();
         let stopped = if new { "pg_backup_stop(true)" } else { "pg_stop_backup(false, true)" };
         let row =
-            one(&client, &format!("SELECT lsn - '0/0'::pg_lsn, labelfile, coalesce(spcmapfile, '') FROM {stopped}")).await;
-        let mut label = tar::Builder::new(Vec::new());
-        append(&mut label, "backup_label", mode, kind, row[1].as_bytes());
-        append(&mut label, "tablespace_map", mode, kind, row[2].as_bytes());
-        let label = archives.put("backup_label.tar", &label.into_inner().unwrap());
-        archives.sets.insert(label, json!(["tablespace_map", "backup_label"]));
+            one(&client, &format!("SELECT lsn - '0/0'::pg_lsn, labelfile, coalesce(spcmapfile, '') FROM {stopped}"))
+                .await;
+        archives.last(&control, &row[1], &row[2]);
         let system: u64 = one(&client, "SELECT system_identifier FROM pg_control_system()").await[0].parse().unwrap();
         let major = cluster.postgres().major;
         let mut sentinel = json!({
@@ -211,23 +218,138 @@ impl WalG {
             sentinel["DeltaCount"] = (base.count + 1).into();
         }
         let (files, sets) = (Value::Object(walk.files), Value::Object(archives.sets));
+        self.finish(&name, sentinel, files, sets, (began_at, Timestamp::now()));
+        let full = from.map_or(name.clone(), |base| base.full.clone());
+        Taken { name, start, full, count: from.map_or(0, |base| base.count + 1), mtimes: walk.mtimes }
+    }
+}
+
+/// What a forged backup has of a file.
+#[derive(Clone, Debug)]
+pub enum Has {
+    /// All of it.
+    Whole(Vec<u8>),
+    /// An increment, as [`increment`] makes it.
+    Pages(Vec<u8>),
+    /// Nothing: it is as in the backup before.
+    Same,
+}
+
+/// A backup of no server: of forged files, in a cluster with segments of 1 MiB. It begins and ends in one segment.
+#[derive(Clone, Debug)]
+pub struct Forged {
+    /// The number of that segment.
+    pub number: u64,
+    /// That of the backup before, and its name.
+    pub from: Option<(u64, String)>,
+    pub files: Vec<(&'static str, Has)>,
+}
+
+impl Forged {
+    pub fn segment(&self) -> Segment {
+        small(self.number)
+    }
+
+    pub fn start(&self) -> u64 {
+        (self.number << 20) + 0x28
+    }
+
+    pub fn name(&self) -> String {
+        let segment = self.segment().name();
+        match &self.from {
+            Some((number, _)) => format!("base_{segment}_D_{}", small(*number).name()),
+            None => format!("base_{segment}"),
+        }
+    }
+
+    pub fn label(&self) -> String {
+        let (start, segment) = (self.start(), self.segment().name());
+        format!(
+            "START WAL LOCATION: 0/{start:X} (file {segment})\nCHECKPOINT LOCATION: 0/{:X}\nBACKUP METHOD: streamed\n\
+             BACKUP FROM: primary\nSTART TIME: 2024-05-01 10:00:00 UTC\nLABEL: walg\nSTART TIMELINE: 1\n",
+            start + 0x38
+        )
+    }
+}
+
+impl WalG {
+    /// Stores a forged backup, two files to an archive, and the segment that its recovery needs.
+    pub fn forge(&self, backup: &Forged) {
+        let name = backup.name();
+        let mut archives = Archives::of(self, &name);
+        let mut files = Map::new();
+        let about = |pages: bool, same: bool| json!({ "IsIncremented": pages, "IsSkipped": same, "MTime": "2024-05-01T10:00:00Z" });
+        for directory in ["", "/base", "/base/5", "/global", "/pg_wal", "/pg_tblspc"] {
+            archives.add(directory, 0o700, tar::EntryType::Directory, b"");
+            files.insert(directory.to_owned(), about(false, false));
+        }
+        for (path, has) in &backup.files {
+            let (pages, same) = (matches!(has, Has::Pages(_)), matches!(has, Has::Same));
+            if let Has::Whole(content) | Has::Pages(content) = has {
+                archives.add(path, 0o600, tar::EntryType::Regular, content);
+                if archives.members.len() >= 2 {
+                    archives.close();
+                }
+            }
+            files.insert((*path).to_owned(), about(pages, same));
+        }
+        archives.close();
+        archives.last(&control(SYSTEM_ID), &backup.label(), "");
+        let mut sentinel = json!({
+            "LSN": backup.start(), "PgVersion": 150_003, "FinishLSN": backup.start() + 0x100, "SystemIdentifier": SYSTEM_ID,
+            "UncompressedSize": 1, "CompressedSize": archives.stored, "Spec": null, "UserData": { "free": ["form"] },
+        });
+        if let Some((number, name)) = &backup.from {
+            sentinel["DeltaLSN"] = ((number << 20) + 0x28).into();
+            sentinel["DeltaFrom"] = name.as_str().into();
+            sentinel["DeltaFullName"] = name.as_str().into();
+            sentinel["DeltaCount"] = 1.into();
+        }
+        let finished = Timestamp::from_second(1_714_557_600 + backup.number as i64 * 3600).unwrap();
+        self.finish(&name, sentinel, Value::Object(files), Value::Object(archives.sets), (finished, finished));
+        self.wal(backup.number);
+    }
+
+    /// Stores a segment.
+    pub fn wal(&self, number: u64) {
+        let segment = small(number);
+        let bytes = through(self.codec.1, &segment.bytes());
+        self.store(&format!("wal_005/{}{}", segment.name(), self.codec.0), &bytes);
+    }
+
+    fn finish(
+        &self,
+        name: &str,
+        mut sentinel: Value,
+        files: Value,
+        sets: Value,
+        (began, ended): (Timestamp, Timestamp),
+    ) {
         if matches!(self.form, Form::Second | Form::Unlisted) {
-            let second = json!({ "Version": 2, "StartTime": began_at, "FinishTime": Timestamp::now(), "DateFmt": "x",
-                "Hostname": "h", "DataDir": cluster.data(), "IsPermanent": false, "Timeline": 1 });
+            let second = json!({ "Version": 2, "StartTime": began, "FinishTime": ended, "DateFmt": "x",
+                "Hostname": "h", "DataDir": "/data", "IsPermanent": false, "Timeline": 1 });
             sentinel.as_object_mut().unwrap().extend(second.as_object().unwrap().clone());
         }
         match self.form {
             Form::Inline => (sentinel["Files"], sentinel["TarFileSets"]) = (files, sets),
             Form::Unlisted => sentinel["FilesMetadataDisabled"] = true.into(),
             Form::First | Form::Second => {
-                let list = json!({ "Files": files, "TarFileSets": sets, "DatabasesByNames": { "postgres": { "oid": 5 } } });
+                let list =
+                    json!({ "Files": files, "TarFileSets": sets, "DatabasesByNames": { "postgres": { "oid": 5 } } });
                 self.store(&format!("basebackups_005/{name}/files_metadata.json"), list.to_string().as_bytes());
             }
         }
         self.store(&format!("basebackups_005/{name}_backup_stop_sentinel.json"), sentinel.to_string().as_bytes());
-        let full = from.map_or(name.clone(), |base| base.full.clone());
-        Taken { name, start, full, count: from.map_or(0, |base| base.count + 1), mtimes: walk.mtimes }
     }
+}
+
+/// `global/pg_control` of a cluster that was built as usual.
+pub fn control(system_id: u64) -> Vec<u8> {
+    let mut bytes = control_file(15, system_id, 1 << 20);
+    bytes[220..224].copy_from_slice(&131_072u32.to_le_bytes());
+    let crc = crc32c::crc32c(&bytes[..288]);
+    bytes[288..292].copy_from_slice(&crc.to_le_bytes());
+    bytes
 }
 
 struct Walk<'a> {

@@ -13,9 +13,9 @@ use crate::backup::retention::Demand;
 use crate::config::Settings;
 use crate::config::options::{self, retention};
 use crate::config::target::Selection;
-use crate::layout::basebackups::LegacyName;
 use crate::config::value::Value;
 use crate::error::{Error, Kind, Result};
+use crate::layout::basebackups::LegacyName;
 
 /// What is to be deleted.
 ///

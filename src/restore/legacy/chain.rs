@@ -104,9 +104,12 @@ async fn follow(legacy: &Legacy, newest: LegacyBackup) -> Result<Vec<LegacyBacku
         let backup = &backups[backups.len() - 1];
         // Names that lead back to themselves would go on for ever.
         if backups.len() == LONGEST_CHAIN || parent.segment >= backup.name.segment {
-            return Err(Error::new(Kind::Refused, format!("backup {} is the end of too long a chain", backups[0].name))
-                .detail(format!("{} deltas lead to {parent}, which is one more", backups.len()))
-                .hint("Restore another backup: walden backup-list prints them."));
+            return Err(Error::new(
+                Kind::Refused,
+                format!("backup {} is the end of too long a chain", backups[0].name),
+            )
+            .detail(format!("{} deltas lead to {parent}, which is one more", backups.len()))
+            .hint("Restore another backup: walden backup-list prints them."));
         }
         let found = legacy.backup(parent).await.map_err(|error| match error.kind() {
             Kind::NotFound => {
@@ -207,7 +210,8 @@ mod tests {
             metadata::read(text.as_bytes(), &mut lister).unwrap();
             lister
         };
-        let newest = r#"{"Files":{"/a":{"IsSkipped":true},"/b":{},"/":{}},"TarFileSets":{"p1":["/b"],"p2":[],"":["x"]}}"#;
+        let newest =
+            r#"{"Files":{"/a":{"IsSkipped":true},"/b":{},"/":{}},"TarFileSets":{"p1":["/b"],"p2":[],"":["x"]}}"#;
         let newest = list(newest, Lister { number: 1, is_newest: true, ..Lister::default() });
         assert_eq!(newest.needed().unwrap(), ["p1", "p2"].map(str::to_owned).into());
         let full = r#"{"Files":{"/a":{},"/b":{},"/c":{}},"TarFileSets":{"p1":["/b","/c"],"p2":["/c","/a"]}}"#;

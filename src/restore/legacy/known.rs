@@ -28,14 +28,20 @@ const LARGEST_SEGMENT: u64 = 1 << 30;
 /// # Errors
 /// [`Kind::Incomplete`] if the first segment that its recovery needs is in neither archive; [`Kind::Refused`] for a backup of
 /// another cluster, or of a version of PostgreSQL that is not known; [`Kind::Corrupt`] if what is said contradicts itself.
-pub(in crate::restore) async fn base(sources: &Sources, backup: &LegacyBackup, wanted: Option<SystemId>) -> Result<Base> {
+pub(in crate::restore) async fn base(
+    sources: &Sources,
+    backup: &LegacyBackup,
+    wanted: Option<SystemId>,
+) -> Result<Base> {
     let name = backup.name;
     let found = first_segment(sources, backup, wanted).await?;
-    let contradicts = |detail: String| {
-        Err(Error::new(Kind::Corrupt, format!("backup {name} contradicts its WAL")).detail(detail))
-    };
+    let contradicts =
+        |detail: String| Err(Error::new(Kind::Corrupt, format!("backup {name} contradicts its WAL")).detail(detail));
     if let Some(said) = backup.system_id.filter(|said| *said != found.system_id) {
-        return contradicts(format!("it is of system identifier {said}, segment {} of {}", name.segment, found.system_id));
+        return contradicts(format!(
+            "it is of system identifier {said}, segment {} of {}",
+            name.segment, found.system_id
+        ));
     }
     if let Some(wanted) = wanted.filter(|wanted| *wanted != found.system_id) {
         return Err(Error::new(Kind::Refused, format!("backup {name} is that of another cluster"))
@@ -120,11 +126,7 @@ async fn in_theirs(legacy: &Legacy, name: SegmentName) -> Result<Option<Segment>
             Ok(header)
         })
         .await?;
-    Ok(Some(Segment {
-        system_id: header.system_id,
-        segment_size: header.segment_size,
-        postgres: header.version(),
-    }))
+    Ok(Some(Segment { system_id: header.system_id, segment_size: header.segment_size, postgres: header.version() }))
 }
 
 async fn in_ours(archive: &Archive, system: SystemId, name: SegmentName) -> Result<Option<Segment>> {
@@ -150,13 +152,16 @@ pub(super) fn check_parent(backup: &LegacyBackup, parent: &LegacyBackup) -> Resu
         Position::Within(..) => None,
     };
     let same_cluster = backup.system_id.zip(parent.system_id).is_none_or(|(one, other)| one == other);
-    if parent.writer == Writer::WalG && same_cluster && (backup.parent_start.is_none() || begins == backup.parent_start) {
+    if parent.writer == Writer::WalG && same_cluster && (backup.parent_start.is_none() || begins == backup.parent_start)
+    {
         return Ok(());
     }
     Err(Error::new(Kind::Corrupt, format!("backup {} is no delta of backup {}", backup.name, parent.name)).detail(
         match (same_cluster, begins.zip(backup.parent_start)) {
             (false, _) => "they are backups of two clusters".to_owned(),
-            (true, Some((begins, said))) => format!("it is one of a backup that began at {said}, and that began at {begins}"),
+            (true, Some((begins, said))) => {
+                format!("it is one of a backup that began at {said}, and that began at {begins}")
+            }
             (true, None) => "that one was not written by WAL-G".to_owned(),
         },
     ))

@@ -17,18 +17,28 @@ use crate::restore::base::Base;
 use crate::restore::destination::Destination;
 use crate::restore::recovery::BACKUP_LABEL;
 
-/// Looks at all that can be looked at; returns what the user should know.
+/// What the user should know, a sentence each.
+#[derive(Debug, Default)]
+pub(super) struct Verdict {
+    /// What was checked, and what could not be.
+    pub(super) checked: Vec<String>,
+    /// What may be wrong.
+    pub(super) doubts: Vec<String>,
+}
+
+/// Looks at all that can be looked at.
 ///
 /// # Errors
 /// [`Kind::Incomplete`] if something is missing without which no server recovers, [`Kind::Refused`] if this is another
 /// cluster than it was to be, [`Kind::Corrupt`] if it contradicts itself.
-pub(super) fn judge(base: &Base, destination: &Destination, unpacked: &Unpacked, is_listed: bool) -> Result<Vec<String>> {
+pub(super) fn judge(base: &Base, destination: &Destination, unpacked: &Unpacked, is_listed: bool) -> Result<Verdict> {
     let control = control_file(base, destination)?;
     if !destination.root().join("PG_VERSION").exists() {
         return Err(lacks(base, "PG_VERSION"));
     }
     check_label(base, destination, &control)?;
-    let mut remarks = vec![match (base.writer, is_listed) {
+    let mut verdict = Verdict::default();
+    verdict.checked.push(match (base.writer, is_listed) {
         (Some(Writer::WalE), _) => {
             "WAL-E keeps neither checksums nor a list of files: checked were its archives, their number and the sum of \
              their sizes, and global/pg_control"
@@ -40,18 +50,20 @@ pub(super) fn judge(base: &Base, destination: &Destination, unpacked: &Unpacked,
         (_, false) => "WAL-G keeps no checksums, and of this backup no list of files: checked were its archives and \
                        global/pg_control, and not whether every file is there"
             .to_owned(),
-    }];
+    });
     if base.writer == Some(Writer::WalE)
         && let Some(expected) = base.plain_size
     {
         parts::check_tally(unpacked.tally, expected)?;
         let shortfall = expected - unpacked.tally.bytes;
         if shortfall > 0 {
-            remarks.push(format!("files of {shortfall} bytes were deleted while WAL-E made the backup, and are not in it"));
+            verdict.checked.push(format!(
+                "files of {shortfall} bytes were deleted while WAL-E made the backup, and are not in it"
+            ));
         }
     }
-    remarks.push(pages(base, destination, unpacked, &control)?);
-    Ok(remarks)
+    pages(base, destination, unpacked, &control, &mut verdict)?;
+    Ok(verdict)
 }
 
 fn lacks(base: &Base, what: &str) -> Error {
@@ -110,22 +122,33 @@ fn reading(path: &Path) -> String {
 /// So many pages are named.
 const NAMED: usize = 3;
 
-fn pages(base: &Base, destination: &Destination, unpacked: &Unpacked, control: &ControlFile) -> Result<String> {
+fn pages(
+    base: &Base,
+    destination: &Destination,
+    unpacked: &Unpacked,
+    control: &ControlFile,
+    verdict: &mut Verdict,
+) -> Result<()> {
     if !control.data_checksums {
-        return Ok("the cluster has no page checksums to verify".to_owned());
+        verdict.checked.push("the cluster has no page checksums to verify".to_owned());
+        return Ok(());
     }
     if control.page_size as usize != PAGE_SIZE || control.relation_segment_pages != SEGMENT_PAGES {
-        return Ok("page checksums were not verified: the server was built with other sizes than usual".to_owned());
+        let text = "page checksums were not verified: the server was built with other sizes than usual";
+        verdict.checked.push(text.to_owned());
+        return Ok(());
     }
     let (count, names) = unpacked.suspects.judge(destination, base.start, NAMED)?;
+    if count == 0 && !unpacked.suspects.is_cut() {
+        verdict.checked.push("all page checksums are right".to_owned());
+        return Ok(());
+    }
     let more = if count > names.len() { " and others" } else { "" };
     let least = if unpacked.suspects.is_cut() { "at least " } else { "" };
-    Ok(match count {
-        0 if !unpacked.suspects.is_cut() => "all page checksums are right".to_owned(),
-        _ => format!(
-            "{least}{count} pages have a wrong checksum: they were being written while they were copied, and the WAL puts \
-             them right, or they are damaged: {}{more}; when the recovery has ended, run pg_amcheck --all",
-            names.join(", ")
-        ),
-    })
+    verdict.doubts.push(format!(
+        "{least}{count} pages have a wrong checksum: they were being written while they were copied, and the WAL puts them \
+         right, or they are damaged: {}{more}; when the recovery has ended, run pg_amcheck --all",
+        names.join(", ")
+    ));
+    Ok(())
 }
