@@ -182,6 +182,7 @@ fn what_a_chain_was_deleted_of_stays_in_the_older_backups_and_each_codec_may_be_
     let stage = Stage::new();
     stage.walg(2, Form::Inline).forge(&backups[0]);
     stage.walg(0, Form::First).forge(&backups[1]);
+    stage.walg(3, Form::First).wal(3);
     stage.restore(&[&backups[0].name()]).code(0);
     let files = stage.restored();
     assert!(files.contains_key("base/5/16386") && !files.contains_key("base/5/16387"));

@@ -137,11 +137,13 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
         }),
         Verb::BackupMark { backup, change } => on_one_thread(async {
             let archive = archive(&settings).await?;
+            if let Selection::Legacy(name) = backup {
+                return Err(name.not_ours());
+            }
             let system = cluster(&settings, &archive).await?;
             let id = match backup {
-                Selection::Latest => catalogue::latest(&archive, system).await?.id,
                 Selection::Id(id) => id,
-                Selection::Legacy(name) => return Err(name.not_ours()),
+                _ => catalogue::latest(&archive, system).await?.id,
             };
             let backup = mark::mark(&archive, system, id, change).await?;
             if settings.get(&options::JSON)? {
@@ -340,10 +342,9 @@ fn write_pages(directory: &Path) -> Result<()> {
 
 /// The backup that is named.
 async fn selected(backup: Selection, settings: &Settings, archive: &Archive) -> Result<Backup> {
-    let system = cluster(settings, archive).await?;
     match backup {
-        Selection::Latest => catalogue::latest(archive, system).await,
-        Selection::Id(id) => catalogue::read(archive, system, id).await,
+        Selection::Latest => catalogue::latest(archive, cluster(settings, archive).await?).await,
+        Selection::Id(id) => catalogue::read(archive, cluster(settings, archive).await?, id).await,
         Selection::Legacy(name) => Err(name.not_ours()),
     }
 }

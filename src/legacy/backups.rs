@@ -9,7 +9,7 @@ use super::Legacy;
 use super::codec::error_of;
 use super::metadata::{self, Reader};
 use super::parts::{self, Part};
-use super::sentinel::{LegacyBackup, Listing};
+use super::sentinel::{LegacyBackup, Listing, bound_times};
 use super::source::{self, Pieces};
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::basebackups::{LegacyName, Writer};
@@ -42,7 +42,7 @@ impl Found {
 }
 
 impl Legacy {
-    /// All base backups, oldest first by when they ended. None where it is remembered that there is no such archive.
+    /// All base backups: what is none or cannot be read, then the complete ones, oldest first by when they ended. None where it is remembered that there is no such archive.
     ///
     /// # Errors
     /// Those of the store; [`Kind::Config`] if a setting names an archive that is not there.
@@ -63,12 +63,18 @@ impl Legacy {
             return self.prove().await.map(|()| Vec::new());
         }
         folders.retain(|name| !sentinels.iter().any(|(other, _)| other == name));
-        let mut found = self.read_sentinels(sentinels).await?;
+        let (mut complete, mut found) = (Vec::new(), Vec::new());
+        for one in self.read_sentinels(sentinels).await? {
+            match one {
+                Found::Complete(backup) => complete.push(*backup),
+                other => found.push(other),
+            }
+        }
         found.extend(folders.into_iter().map(Found::Incomplete));
-        found.sort_by_key(|found| match found {
-            Found::Complete(backup) => (backup.finished, backup.name),
-            Found::Incomplete(name) | Found::Damaged(name, _) => (Timestamp::MIN, *name),
-        });
+        found.sort_by_key(Found::name);
+        bound_times(&mut complete, &[]);
+        complete.sort_by_key(|backup| (backup.finished, backup.name));
+        found.extend(complete.into_iter().map(|backup| Found::Complete(Box::new(backup))));
         Ok(found)
     }
 

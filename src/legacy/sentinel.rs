@@ -173,6 +173,23 @@ impl LegacyBackup {
     }
 }
 
+/// Bounds the times that no sentinel says, but only its store: a copied archive has those of its copying. A backup ended
+/// before those that begin behind it on its timeline did; `ours` are others of the same cluster, each by the segment that it
+/// begins in and when it ended.
+pub fn bound_times(theirs: &mut [LegacyBackup], ours: &[(SegmentName, Timestamp)]) {
+    let known: Vec<(SegmentName, Timestamp)> = theirs
+        .iter()
+        .filter(|backup| backup.finish_is_said)
+        .map(|backup| (backup.name.segment, backup.finished))
+        .collect();
+    for backup in theirs.iter_mut().filter(|backup| !backup.finish_is_said) {
+        let begins = backup.name.segment;
+        let behind = known.iter().chain(ours).filter(|(other, _)| other.timeline == begins.timeline && *other > begins);
+        let bound = behind.map(|(_, finished)| *finished).min();
+        backup.finished = bound.map_or(backup.finished, |bound| bound.min(backup.finished));
+    }
+}
+
 /// `server_version_num`: 90624 is 9.6, 160004 is 16.
 fn major(version: u32) -> Option<u16> {
     u16::try_from(version / 10_000).ok().filter(|major| *major > 0)
@@ -323,6 +340,26 @@ mod tests {
         ] {
             assert_eq!(read(name, &text).unwrap_err().kind(), Kind::Corrupt, "{text}");
         }
+    }
+
+    #[test]
+    fn a_time_that_is_not_said_is_no_later_than_those_of_the_backups_behind_it() {
+        let backup = |segment: &str, second: i64, said: bool| LegacyBackup {
+            finished: Timestamp::from_second(second).unwrap(),
+            finish_is_said: said,
+            ..read(&format!("base_{segment}"), r#"{"LSN":1,"FinishLSN":2}"#).unwrap()
+        };
+        let mut theirs = [
+            backup("000000010000000000000002", 900, false),
+            backup("000000010000000000000003", 901, false),
+            backup("000000010000000000000004", 50, true),
+            backup("000000010000000000000005", 902, false),
+            backup("000000010000000000000007", 5, false),
+            backup("000000020000000000000001", 903, false),
+        ];
+        let ours = [(SegmentName::parse("000000010000000000000006").unwrap(), Timestamp::from_second(60).unwrap())];
+        bound_times(&mut theirs, &ours);
+        assert_eq!(theirs.map(|backup| backup.finished.as_second()), [50, 50, 50, 60, 5, 903]);
     }
 
     #[test]

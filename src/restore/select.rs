@@ -12,11 +12,12 @@ use crate::backup::manifest::Backup;
 use crate::config::target::{Goal, Point, Selection, TargetTimeline};
 use crate::error::{Error, Kind, Result};
 use crate::legacy::backups::Found;
-use crate::legacy::sentinel::LegacyBackup;
+use crate::legacy::sentinel::{LegacyBackup, bound_times};
 use crate::observe::Observer;
 use crate::postgres::control::SystemId;
 use crate::restore::Request;
 use crate::wal::receive::Sources;
+use crate::wal::segment::SegmentName;
 use crate::wal::timeline::History;
 use crate::wal::verify;
 
@@ -79,10 +80,11 @@ enum Candidate {
 }
 
 impl Candidate {
-    fn finished(&self) -> Timestamp {
+    /// When it ended, and where it began, for those that ended at the same time.
+    fn order(&self) -> (Timestamp, SegmentName) {
         match self {
-            Candidate::Ours(backup) => backup.finished,
-            Candidate::Theirs(backup) => backup.finished,
+            Candidate::Ours(backup) => (backup.finished, backup.id.segment()),
+            Candidate::Theirs(backup) => (backup.finished, backup.name.segment),
         }
     }
 
@@ -120,8 +122,11 @@ async fn candidates(sources: &Sources, request: &Request) -> Result<Vec<Candidat
         candidates.extend(catalogue::complete(&sources.archive, system).await?.into_iter().map(Candidate::Ours));
         theirs.retain(|backup| backup.system_id.is_none_or(|other| other == system));
     }
+    let ours: Vec<(SegmentName, Timestamp)> =
+        candidates.iter().map(|ours| ours.order()).map(|(finished, begins)| (begins, finished)).collect();
+    bound_times(&mut theirs, &ours);
     candidates.extend(theirs.into_iter().map(Candidate::Theirs));
-    candidates.sort_by_key(Candidate::finished);
+    candidates.sort_by_key(Candidate::order);
     Ok(candidates)
 }
 
