@@ -33,7 +33,9 @@ use crate::storage::{ListQuery, Store};
 pub enum Standing {
     /// A setting names it, so it has to be there.
     Named,
-    /// It would lie under Walden's own prefix, and as a rule there is none.
+    /// The same, and it lies under our own prefix.
+    Here,
+    /// It would lie under our own prefix, and as a rule there is none.
     Beside,
 }
 
@@ -110,9 +112,23 @@ impl Legacy {
         .await
     }
 
-    /// Is it known that there is none? Asks nobody.
-    fn is_known_to_be_none(&self) -> bool {
-        self.standing == Standing::Beside && self.recall().as_deref() == Some(NONE)
+    /// Whether there is one, where that is worth a question because the answer is remembered. Without a memory whoever looks
+    /// for something finds out as much by looking.
+    async fn may_be_there(&self) -> Result<bool> {
+        match (self.standing, self.recall().as_deref()) {
+            (Standing::Named | Standing::Here, _) | (_, Some(SEEN)) => Ok(true),
+            (Standing::Beside, Some(_)) => Ok(false),
+            (Standing::Beside, None) if self.memory.is_none() => Ok(true),
+            (Standing::Beside, None) => {
+                let there = self.holds(keys::WAL).await?;
+                if there {
+                    self.remember(SEEN, SEEN_FOR)
+                } else {
+                    self.remember(NONE, NONE_FOR)
+                }
+                Ok(there)
+            }
+        }
     }
 
     /// Something was looked for and is not there: is the archive? One that only could lie here need not be; one that a
@@ -121,11 +137,11 @@ impl Legacy {
     /// # Errors
     /// [`Kind::Config`] if there is nothing where the setting says.
     async fn prove(&self) -> Result<()> {
-        if self.is_there().await? {
+        if self.standing == Standing::Beside || self.recall().as_deref() == Some(SEEN) {
             return Ok(());
         }
-        if self.standing == Standing::Beside {
-            self.remember(NONE, NONE_FOR);
+        if self.holds(keys::WAL).await? || self.holds(keys::BACKUPS).await? {
+            self.remember(SEEN, SEEN_FOR);
             return Ok(());
         }
         Err(Error::new(Kind::Config, format!("there is no archive of WAL-E or WAL-G at {}", self.store.url("")))
@@ -133,31 +149,21 @@ impl Legacy {
             .hint("Correct --legacy-prefix or WALDEN_LEGACY_PREFIX, or unset it."))
     }
 
-    /// Has anything been stored there?
-    async fn is_there(&self) -> Result<bool> {
-        if self.recall().as_deref() == Some(SEEN) {
-            return Ok(true);
-        }
-        // Of one that nobody has named, only WAL is looked for.
-        let prefixes: &[&str] =
-            if self.standing == Standing::Named { &[keys::WAL, keys::BACKUPS] } else { &[keys::WAL] };
-        for prefix in prefixes {
-            let page = self.store.list(&ListQuery { prefix: (*prefix).to_owned(), ..ListQuery::default() }).await?;
-            if !page.objects.is_empty() {
-                self.remember(SEEN, SEEN_FOR);
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Does it lie at this very address? Then that address is no mistyped one, even if nothing of ours has been stored there
-    /// yet: what is absent there is absent.
+    /// Whether our own prefix is right though nothing of ours is there, because this archive is: then it is no slip of the
+    /// pen, and nothing has been archived by us yet.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn vouches_for(&self, url: &str) -> Result<bool> {
-        Ok(self.store.url("") == url && !self.is_known_to_be_none() && self.is_there().await?)
+    pub async fn vouches_for_our_prefix(&self) -> Result<bool> {
+        match self.standing {
+            Standing::Named => Ok(false),
+            Standing::Here | Standing::Beside => Ok(self.holds(keys::WAL).await? || self.holds(keys::BACKUPS).await?),
+        }
+    }
+
+    async fn holds(&self, prefix: &str) -> Result<bool> {
+        let page = self.store.list(&ListQuery { prefix: prefix.to_owned(), ..ListQuery::default() }).await?;
+        Ok(!page.objects.is_empty())
     }
 
     fn recall(&self) -> Option<String> {

@@ -8,9 +8,9 @@
 //!  stories   wal::{push, fetch, prefetch, spool, backfill, verify, show}  daemon  exporter  status  report
 //!           backup::push  restore
 //!                     │
-//!  joiners   archive  wal::{receive, survey}  backup::catalogue
+//!  joiners   archive  legacy  wal::{receive, survey}  backup::catalogue
 //!                     │
-//!  machines  storage  codec  durable  pipeline  observe  metrics  postgres::{client, datadir, installed}
+//!  machines  storage  codec  legacy::{codec, cipher}  durable  pipeline  observe  metrics  postgres::{client, datadir, installed}
 //!                     │
 //!  words     error  config  layout  postgres::{lsn, control, entry, label, page, ready, relation}
 //!            wal::{segment, timeline, header, chain, runs, split, tree, pages, commits}

@@ -86,7 +86,8 @@ fn the_variables_of_wal_e_are_enough_in_the_environment_and_in_a_directory() {
     stage.story(3, |args| stage.walden(&[], &[&["--terse"], args, &before].concat()).run());
     // Its own flags win over its variables.
     let other = format!("s3://{BUCKET}/nowhere");
-    let elsewhere = [&before[..], &["--s3-prefix", &other, "wal-fetch", &small(1).name(), "x"]].concat();
+    let absent = small(1).name();
+    let elsewhere = [&before[..], &["--s3-prefix", &other, "wal-fetch", &absent, "x"]].concat();
     stage.walden(&[], &elsewhere).run().code(3).stderr_has("nowhere");
     stage
         .walden(&variables, &["--aws-instance-profile", "wal-push", "pg_wal/x"])

@@ -117,7 +117,7 @@ pub(super) async fn legacy(
             let store = storage::open(location.clone(), options).await?;
             (location, Legacy::new(store, Standing::Named, keys))
         }
-        Some(_) => (own, Legacy::new(beside.store().clone(), Standing::Named, keys)),
+        Some(_) => (own, Legacy::new(beside.store().clone(), Standing::Here, keys)),
         None => (own, Legacy::new(beside.store().clone(), Standing::Beside, keys)),
     };
     let address = storage::address(&location);

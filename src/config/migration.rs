@@ -139,7 +139,15 @@ fn kept(name: &str, value: &str) -> String {
 /// Whether a variable's value must not be shown. The id of an access key is enough of a credential.
 pub fn is_secret(name: &str) -> bool {
     let named_so = ["SECRET", "TOKEN", "PASSWORD", "PASSPHRASE"].iter().any(|word| name.contains(word));
-    let key = matches!(name, "AWS_ACCESS_KEY_ID" | "WALG_LIBSODIUM_KEY" | "WALG_PGP_KEY" | "WALG_S3_SSE_C");
+    let key = matches!(
+        name,
+        "AWS_ACCESS_KEY_ID"
+            | "WALG_LIBSODIUM_KEY"
+            | "WALG_PGP_KEY"
+            | "WALG_ENVELOPE_PGP_KEY"
+            | "WALG_S3_SSE_C"
+            | "S3_REQUEST_ADDITIONAL_HEADERS"
+    );
     key || named_so && !name.ends_with("_FILE")
 }
 

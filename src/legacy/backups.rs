@@ -47,7 +47,7 @@ impl Legacy {
     /// # Errors
     /// Those of the store; [`Kind::Config`] if a setting names an archive that is not there.
     pub async fn backups(&self) -> Result<Vec<Found>> {
-        if self.is_known_to_be_none() {
+        if !self.may_be_there().await? {
             return Ok(Vec::new());
         }
         let (mut sentinels, mut folders) = (Vec::new(), Vec::new());

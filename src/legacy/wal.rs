@@ -36,7 +36,7 @@ impl Legacy {
     /// # Errors
     /// Those of the store; [`Kind::Config`] if a setting names an archive that is not there.
     pub async fn find(&self, file: WalFile) -> Result<Option<Stored>> {
-        if self.is_known_to_be_none() {
+        if !self.may_be_there().await? {
             return Ok(None);
         }
         let stem = keys::wal_stem(file);

@@ -104,16 +104,20 @@ pub(super) async fn foresee(
 
 /// At the end of the WAL the server asks for what is not there, and `wal-fetch` says so only of an archive that is there.
 async fn require_proof_of_absence(sources: &Sources, base: &Base) -> Result<()> {
-    sources.prove(base.system_id).await.map_err(|error| match error.kind() {
-        Kind::Config => Error::new(Kind::Config, error.what())
-            .detail("a recovery could not tell where the WAL ends from a mistyped prefix")
-            .hint(format!(
-                "Take a backup with walden backup-push first, or restore with --prefix {}, where {} has its own.",
-                sources.legacy.store().url(""),
-                base.writer.map_or_else(String::new, |writer| writer.to_string())
-            )),
-        _ => error,
-    })
+    let error = match sources.archive.prove(base.system_id).await {
+        Err(error) if error.kind() == Kind::Config => error,
+        proved => return proved,
+    };
+    if sources.legacy.vouches_for_our_prefix().await? {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Config, error.what())
+        .detail("a recovery could not tell where the WAL ends from a mistyped prefix")
+        .hint(format!(
+            "Take a backup with walden backup-push first, or restore with --prefix {}, where {} has its own.",
+            sources.legacy.store().url(""),
+            base.writer.map_or_else(String::new, |writer| writer.to_string())
+        )))
 }
 
 fn refuse_what_needs_a_manifest(base: &Base, request: &Request) -> Result<()> {

@@ -91,8 +91,8 @@ pub fn take(job: &Job) -> Result<bool> {
 /// nothing bears the target's name.
 ///
 /// # Errors
-/// [`Kind::NotFound`] only if the stores said that the object is absent, from our archive, which is there, and from the
-/// one before it.
+/// [`Kind::NotFound`] only if the stores said that the object is absent, from our archive, which is there or has not been
+/// begun beside the one before it, and from that one.
 pub async fn fetch(sources: &Sources, job: &Job) -> Result<()> {
     let archive = &sources.archive;
     let what = || could_not_fetch(job);
@@ -110,7 +110,7 @@ pub async fn fetch(sources: &Sources, job: &Job) -> Result<()> {
         Staged::beside(target).during(|| format!("could not create a file beside \"{}\"", target.display()))?;
     let staged = match receive::receive(sources, system_id, *file, job.control.as_ref(), staged).await {
         Err(error) if error.kind() == Kind::NotFound => {
-            sources.prove(system_id).await.during(what)?;
+            prove(sources, system_id).await.during(what)?;
             return Err(error.during(format!("\"{file}\" is not in the archive")));
         }
         result => result.during(what)?,
@@ -123,6 +123,17 @@ pub async fn fetch(sources: &Sources, job: &Job) -> Result<()> {
         ahead.note(segment, Taken::Missing);
     }
     Ok(())
+}
+
+/// Is our archive there, or at least its prefix right?
+async fn prove(Sources { archive, legacy }: &Sources, system_id: SystemId) -> Result<()> {
+    match archive.prove(system_id).await {
+        Err(error) if error.kind() == Kind::Config => match legacy.vouches_for_our_prefix().await? {
+            true => Ok(()),
+            false => Err(error),
+        },
+        outcome => outcome,
+    }
 }
 
 fn could_not_fetch(job: &Job) -> String {

@@ -22,25 +22,6 @@ pub struct Sources {
     pub legacy: Legacy,
 }
 
-impl Sources {
-    /// Is there an archive of this cluster, so that what is absent is absent? Before ours is begun, the older one proves
-    /// that, if it lies at the same address.
-    ///
-    /// # Errors
-    /// [`Kind::Config`] if there is none.
-    pub async fn prove(&self, system: SystemId) -> Result<()> {
-        match self.archive.prove(system).await {
-            Err(error) if error.kind() == Kind::Config => {
-                match self.legacy.vouches_for(&self.archive.store().url("")).await? {
-                    true => Ok(()),
-                    false => Err(error),
-                }
-            }
-            proved => proved,
-        }
-    }
-}
-
 /// Fetches a file of the cluster `system` into `staged`. If this returns `Ok`, the file is complete and is what its name
 /// says; where there is a control file, a segment belongs to its cluster and has its size.
 ///

@@ -15,8 +15,8 @@ pub const CODECS: [(&str, &[&str]); 8] = [
     (".lzo", &["lzop", "-9", "--crc32", "-C", "-c"]),
     (".lz4", &["lz4", "-q", "-c"]),
     (".zst", &["zstd", "-q", "-c"]),
-    (".br", &["brotli", "-q", "4", "-c"]),
-    (".lzma", &["xz", "--format=lzma", "-c"]),
+    (".br", &["brotli", "-q", "2", "-c"]),
+    (".lzma", &["xz", "--format=lzma", "-1", "-c"]),
     (".gz", &["gzip", "-c"]),
     ("", &["cat"]),
 ];
