@@ -43,7 +43,7 @@ impl Stage {
     }
 
     fn walg(&self, codec: usize, form: Form) -> WalG {
-        WalG { root: self.root().to_path_buf(), codec: CODECS[codec], form }
+        WalG { root: self.root().to_path_buf(), codec: CODECS[codec], form, key: None }
     }
 
     /// A walden for which theirs lies under the prefix of ours.
@@ -588,6 +588,14 @@ fn what_needs_a_manifest_and_what_cannot_be_proved_is_refused() {
     stage.walg(PLAIN, Form::Second).wal(5);
     assert_eq!(chosen(&at(6)), name);
     assert_eq!(chosen(&at(5)), backups[1].name());
+    // LATEST passes over one of another cluster, and one whose WAL is gone.
+    let wal_e = json!({ "wal_segment_backup_stop": "000000010000000000000009", "expanded_size_bytes": 5,
+        "wal_segment_offset_backup_stop": "00000368" });
+    let sentinel = "basebackups_005/base_000000010000000000000009_00000040_backup_stop_sentinel.json";
+    stage.theirs.put(sentinel, wal_e.to_string().as_bytes());
+    let latest = stage.restore(&["LATEST", "--dry-run", "--json"]).code(0).stderr_has("is passed over");
+    assert_eq!(latest.json()["backup"], name);
+    remove(&stage, sentinel);
     stage.restore(&["--target-lsn", "0/200030"]).code(8).stderr_has("no backup leads to the target");
     stage.restore(&[&name, "--target-lsn", &at(5)]).code(8).stderr_has("does not lead to the target");
 }
@@ -679,6 +687,23 @@ fn what_a_server_has_sent_to_wal_g_ends_without_an_end_and_has_its_control_file_
     assert_eq!(stage.restored().keys().collect::<Vec<_>>(), ["PG_VERSION", "backup_label", "global/pg_control"]);
 }
 
+#[test]
+fn a_chain_that_is_encrypted_is_restored_with_its_key_and_with_no_other() {
+    let (backups, expected) = chain();
+    let stage = Stage::new();
+    let walg = WalG { key: Some(*b"a key of libsodium of 32 bytes.."), ..stage.walg(2, Form::Second) };
+    backups.iter().for_each(|backup| walg.forge(backup));
+    let with = |key: &str| {
+        let walden = stage.walden(&["backup-fetch", stage.data().to_str().unwrap(), "LATEST"]);
+        walden.env("WALG_LIBSODIUM_KEY", key).run()
+    };
+    stage.restore(&["LATEST"]).code(7).stderr_has("If it was encrypted");
+    with("another of libsodium of 32 bytes").code(7);
+    assert!(!stage.data().exists());
+    with("a key of libsodium of 32 bytes..").code(0);
+    assert_eq!(stage.restored(), expected);
+}
+
 /// A page of the data directory as PostgreSQL would seal it is not made here: any other has a wrong checksum.
 #[test]
 fn pages_with_a_wrong_checksum_are_told_unless_the_wal_replaces_them() {
@@ -715,7 +740,7 @@ fn bless(home: &Path) {
     fs::remove_dir_all(home).ok();
     for ((codec, form), backup) in [(0, Form::Inline), (2, Form::First), (3, Form::Second)].into_iter().zip(&chain().0)
     {
-        WalG { root: home.to_path_buf(), codec: CODECS[codec], form }.forge(backup);
+        WalG { root: home.to_path_buf(), codec: CODECS[codec], form, key: None }.forge(backup);
     }
     // Older backups need none for the newest.
     for number in [2, 4] {

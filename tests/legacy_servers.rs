@@ -10,6 +10,7 @@ use std::path::Path;
 
 use support::cluster::{Cluster, Postgres};
 use support::legacy::CODECS;
+use support::load::{Load, audit, open_books};
 use support::place::{Place, files_below};
 use support::stories::{recovered, restore, started, wait_for_promotion};
 use support::user::{User, scratch_directory};
@@ -78,7 +79,7 @@ fn chains_of_wal_g_are_restored_with_every_row() {
         for (codec, form) in [(CODECS[2], Form::Second), (CODECS[3], Form::First)] {
             println!("-- PostgreSQL {} with {codec:?} and {form:?}", postgres.major);
             let theirs = Place::directory();
-            let walg = WalG { root: root(&theirs).to_path_buf(), codec, form };
+            let walg = WalG { root: root(&theirs).to_path_buf(), codec, form, key: None };
             let primary = primary(&postgres, &walg.archive_command());
             let full = walg.back_up(&primary, None);
             change(&primary, 1);
@@ -117,10 +118,32 @@ fn chains_of_wal_g_are_restored_with_every_row() {
 }
 
 #[test]
+fn a_chain_of_wal_g_that_was_taken_under_load_has_every_booking() {
+    for postgres in Postgres::each() {
+        let theirs = Place::directory();
+        let walg = WalG { root: root(&theirs).to_path_buf(), codec: CODECS[2], form: Form::Second, key: None };
+        let primary = primary(&postgres, &walg.archive_command());
+        open_books(&primary);
+        let load = Load::start(&primary);
+        let mut taken = walg.back_up(&primary, None);
+        for _ in 0..3 {
+            taken = walg.back_up(&primary, Some(&taken));
+        }
+        let booked = load.stop();
+        primary.archive_all();
+        let mut copy = recovered(copy_of(&postgres, &theirs, None, &[&taken.name]));
+        assert_eq!((audit(&primary), audit(&copy)), (booked, booked));
+        copy.check_relations();
+        copy.stop();
+        copy.verify_checksums();
+    }
+}
+
+#[test]
 fn a_backup_of_wal_g_without_a_list_stops_where_it_is_told() {
     for postgres in Postgres::each() {
         let theirs = Place::directory();
-        let walg = WalG { root: root(&theirs).to_path_buf(), codec: CODECS[2], form: Form::Unlisted };
+        let walg = WalG { root: root(&theirs).to_path_buf(), codec: CODECS[2], form: Form::Unlisted, key: None };
         let primary = primary(&postgres, &walg.archive_command());
         let full = walg.back_up(&primary, None);
         primary.sql("INSERT INTO kept SELECT 500000 + n, 'before' FROM generate_series(1, 100) n");

@@ -161,8 +161,9 @@ pub(super) async fn restore(
     make_directories(&destination, &prepared).during(what)?;
     watch.lap("preparing");
     let is_listed = chain.wanted.is_some();
-    let unpacked =
-        unpack::unpack(&sources.legacy, chain, &destination, request.workers, observer).await.during(what)?;
+    let start = forecast.backup.start;
+    let unpacked = unpack::unpack(&sources.legacy, chain, start, &destination, request.workers, observer);
+    let unpacked = unpacked.await.during(what)?;
     watch.lap("copying");
     let Verdict { checked, doubts } =
         verdict::judge(&forecast.backup, &destination, &unpacked, is_listed).during(what)?;

@@ -44,12 +44,13 @@ pub(super) async fn select(sources: &Sources, request: &Request, observer: &Arc<
         Some(Selection::Legacy(name)) => {
             Candidate::Theirs(sources.legacy.backup(name).await.map_err(|error| unknown(error, &name))?)
         }
-        Some(Selection::Latest) => {
-            candidates(sources, request).await?.pop().ok_or_else(|| catalogue::none_complete(archive))?
-        }
+        Some(Selection::Latest) => return refuse_too_late(newest(sources, request).await?, request),
         None => return newest_before(sources, request, observer).await,
     };
-    let (chosen, base) = chosen.know(sources, request).await?;
+    refuse_too_late(chosen.know(sources, request.system_id).await?, request)
+}
+
+fn refuse_too_late((chosen, base): (Chosen, Base), request: &Request) -> Result<Chosen> {
     match too_late(&base, &request.goal) {
         None => Ok(chosen),
         Some(why) => Err(Error::new(Kind::Refused, format!("backup {} does not lead to the target", base.name))
@@ -88,22 +89,24 @@ impl Candidate {
         }
     }
 
-    async fn know(self, sources: &Sources, request: &Request) -> Result<(Chosen, Base)> {
+    /// What is known of it, if it is one of the cluster `wanted`.
+    async fn know(self, sources: &Sources, wanted: Option<SystemId>) -> Result<(Chosen, Base)> {
         Ok(match self {
             Candidate::Ours(backup) => {
                 let base = Base::of(&backup)?;
                 (Chosen::Ours(Box::new(backup)), base)
             }
             Candidate::Theirs(backup) => {
-                let base = known::base(sources, &backup, request.system_id).await?;
+                let base = known::base(sources, &backup, wanted).await?;
                 (Chosen::Theirs(Box::new((backup, base.clone()))), base)
             }
         })
     }
 }
 
-/// All complete backups, oldest first. One of theirs whose sentinel is damaged is passed over with a warning.
-async fn candidates(sources: &Sources, request: &Request) -> Result<Vec<Candidate>> {
+/// All complete backups, oldest first, and the cluster that they are to be of, where that is known. One of theirs whose
+/// sentinel is damaged is passed over with a warning.
+async fn candidates(sources: &Sources, request: &Request) -> Result<(Vec<Candidate>, Option<SystemId>)> {
     let mut theirs = Vec::new();
     for found in sources.legacy.backups().await? {
         match found {
@@ -127,19 +130,39 @@ async fn candidates(sources: &Sources, request: &Request) -> Result<Vec<Candidat
     bound_times(&mut theirs, &ours);
     candidates.extend(theirs.into_iter().map(Candidate::Theirs));
     candidates.sort_by_key(Candidate::order);
-    Ok(candidates)
+    Ok((candidates, system))
+}
+
+/// Why one of theirs is none: it is of another cluster, which WAL-E does not say, or its WAL is gone.
+fn is_passed_over(error: &Error) -> bool {
+    let is_so = matches!(error.kind(), Kind::Refused | Kind::Incomplete);
+    if is_so {
+        tracing::warn!("a backup is passed over: {error}");
+    }
+    is_so
+}
+
+/// The newest backup of all.
+async fn newest(sources: &Sources, request: &Request) -> Result<(Chosen, Base)> {
+    let (candidates, system) = candidates(sources, request).await?;
+    let mut refusal = None;
+    for candidate in candidates.into_iter().rev() {
+        match candidate.know(sources, system).await {
+            Err(error) if is_passed_over(&error) => refusal = refusal.or(Some(error)),
+            known => return known,
+        }
+    }
+    Err(refusal.unwrap_or_else(|| catalogue::none_complete(&sources.archive)))
 }
 
 /// The newest backup that ended before the target, on the way of the timeline.
 async fn newest_before(sources: &Sources, request: &Request, observer: &Arc<dyn Observer>) -> Result<Chosen> {
     let archive = &sources.archive;
     let (mut refusal, mut reason) = (None, None);
-    for candidate in candidates(sources, request).await?.into_iter().rev() {
-        let is_theirs = matches!(candidate, Candidate::Theirs(_));
-        let (chosen, base) = match candidate.know(sources, request).await {
-            // Of theirs only now it is known whether there is a recovery at all.
-            Err(error) if is_theirs && matches!(error.kind(), Kind::Refused | Kind::Incomplete) => {
-                tracing::warn!("a backup is passed over: {error}");
+    let (candidates, system) = candidates(sources, request).await?;
+    for candidate in candidates.into_iter().rev() {
+        let (chosen, base) = match candidate.know(sources, system).await {
+            Err(error) if is_passed_over(&error) => {
                 refusal = Some(error);
                 continue;
             }

@@ -12,7 +12,7 @@ use tokio_postgres::Client;
 
 use super::cluster::{Cluster, connect};
 use super::forge::{SYSTEM_ID, Segment, control_file};
-use super::legacy::through;
+use super::legacy::{secretstream, through};
 use super::scene::small;
 
 const PAGE: usize = 8192;
@@ -54,6 +54,8 @@ pub struct WalG {
     /// The extension, and the program that compresses so.
     pub codec: (&'static str, &'static [&'static str]),
     pub form: Form,
+    /// With this key of libsodium, or not at all.
+    pub key: Option<[u8; 32]>,
 }
 
 /// A backup that it has taken.
@@ -96,7 +98,7 @@ impl<'a> Archives<'a> {
 
     fn put(&mut self, tar: &str, bytes: &[u8]) -> String {
         let name = format!("{tar}{}", self.walg.codec.0);
-        let bytes = through(self.walg.codec.1, bytes);
+        let bytes = self.walg.packed(bytes);
         self.stored += bytes.len() as u64;
         self.walg.store(&format!("basebackups_005/{}/tar_partitions/{name}", self.name), &bytes);
         name
@@ -168,6 +170,12 @@ impl WalG {
             fs::set_permissions(above, fs::Permissions::from_mode(0o755)).unwrap();
         }
         fs::write(&path, bytes).unwrap();
+    }
+
+    /// Compressed, and then encrypted.
+    fn packed(&self, bytes: &[u8]) -> Vec<u8> {
+        let bytes = through(self.codec.1, bytes);
+        self.key.map_or(bytes.clone(), |key| secretstream(&bytes, key))
     }
 
     /// What a server archives with.
@@ -313,7 +321,7 @@ impl WalG {
     /// Stores a segment.
     pub fn wal(&self, number: u64) {
         let segment = small(number);
-        let bytes = through(self.codec.1, &segment.bytes());
+        let bytes = self.packed(&segment.bytes());
         self.store(&format!("wal_005/{}{}", segment.name(), self.codec.0), &bytes);
     }
 

@@ -7,7 +7,6 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Context, Result};
-use crate::legacy::sentinel::Position;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::page::{self, PAGE_SIZE, Page};
 use crate::postgres::relation::{DataFile, SEGMENT_PAGES};
@@ -19,8 +18,8 @@ const KEPT: usize = 1000;
 /// Pages that may be damaged.
 #[derive(Debug)]
 pub(super) struct Suspects {
-    /// Where the recovery begins, where that is known from the start.
-    start: Option<Lsn>,
+    /// Where the recovery begins.
+    start: Lsn,
     pages: BTreeSet<(String, u32)>,
     /// There were more.
     is_cut: bool,
@@ -34,11 +33,7 @@ pub(super) struct Pages<'a> {
 
 impl Suspects {
     /// None, of a backup whose recovery begins there.
-    pub(super) fn new(start: Position) -> Suspects {
-        let start = match start {
-            Position::Lsn(lsn) => Some(lsn),
-            Position::Within(..) => None,
-        };
+    pub(super) fn new(start: Lsn) -> Suspects {
         Suspects { start, pages: BTreeSet::new(), is_cut: false }
     }
 
@@ -55,11 +50,11 @@ impl Suspects {
     }
 
     /// Those that are still wrong and that the WAL does not certainly replace, as they are on disk; the first `named` of them
-    /// by path and block, and how many there are. `start` is where the recovery begins.
+    /// by path and block, and how many there are.
     ///
     /// A page that was being written while it was copied is wrong too, and is put right by the WAL, even if it does not
     /// say so: its header may be the old one. So this is no proof of damage.
-    pub(super) fn judge(&self, destination: &Destination, start: Lsn, named: usize) -> Result<(usize, Vec<String>)> {
+    pub(super) fn judge(&self, destination: &Destination, named: usize) -> Result<(usize, Vec<String>)> {
         let (mut count, mut names) = (0, Vec::new());
         for (path, block) in &self.pages {
             let target = destination.resolve(path);
@@ -72,7 +67,7 @@ impl Suspects {
                 continue;
             }
             file.read_exact_at(&mut page, offset).during(what)?;
-            if page::fault(&page, *block).is_some() && page::lsn(&page) <= start {
+            if page::fault(&page, *block).is_some() && page::lsn(&page) <= self.start {
                 count += 1;
                 if names.len() < named {
                     names.push(format!("{path} block {}", block - first));
@@ -100,7 +95,7 @@ impl Pages<'_> {
             let block = file.first_block.saturating_add(block);
             if page::fault(page, block).is_some() {
                 let mut suspects = suspects.lock().unwrap_or_else(PoisonError::into_inner);
-                let is_replaced = is_final && suspects.start.is_some_and(|start| page::lsn(page) > start);
+                let is_replaced = is_final && page::lsn(page) > suspects.start;
                 if !is_replaced {
                     suspects.note(self.path, block);
                 }

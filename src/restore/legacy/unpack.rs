@@ -26,6 +26,7 @@ use crate::observe::{Event, Observer};
 use crate::pipeline;
 use crate::postgres::control::CONTROL_FILE;
 use crate::postgres::datadir;
+use crate::postgres::lsn::Lsn;
 use crate::postgres::page::PAGE_SIZE;
 use crate::restore::copy::is_zero;
 use crate::restore::destination::{Destination, WAL_DIRECTORY};
@@ -78,19 +79,19 @@ struct Contents {
     members: u64,
 }
 
-/// Writes everything that is wanted of a chain, one backup after the other.
+/// Writes everything that is wanted of a chain, one backup after the other. `start` is where the recovery begins.
 ///
 /// # Errors
 /// [`Kind::Corrupt`] if an archive is damaged, or a file is missing in all of them.
 pub(super) async fn unpack(
     legacy: &Legacy,
     chain: Chain,
+    start: Lsn,
     destination: &Destination,
     workers: usize,
     observer: &Arc<dyn Observer>,
 ) -> Result<Unpacked> {
     let newest = chain.newest();
-    let start = chain.links[newest].backup.start;
     let mut unpacking = Unpacking {
         legacy: legacy.clone(),
         destination: destination.clone(),

@@ -62,7 +62,7 @@ pub(super) fn judge(base: &Base, destination: &Destination, unpacked: &Unpacked,
             ));
         }
     }
-    pages(base, destination, unpacked, &control, &mut verdict)?;
+    pages(destination, unpacked, &control, &mut verdict)?;
     Ok(verdict)
 }
 
@@ -122,13 +122,7 @@ fn reading(path: &Path) -> String {
 /// So many pages are named.
 const NAMED: usize = 3;
 
-fn pages(
-    base: &Base,
-    destination: &Destination,
-    unpacked: &Unpacked,
-    control: &ControlFile,
-    verdict: &mut Verdict,
-) -> Result<()> {
+fn pages(destination: &Destination, unpacked: &Unpacked, control: &ControlFile, verdict: &mut Verdict) -> Result<()> {
     if !control.data_checksums {
         verdict.checked.push("the cluster has no page checksums to verify".to_owned());
         return Ok(());
@@ -138,7 +132,7 @@ fn pages(
         verdict.checked.push(text.to_owned());
         return Ok(());
     }
-    let (count, names) = unpacked.suspects.judge(destination, base.start, NAMED)?;
+    let (count, names) = unpacked.suspects.judge(destination, NAMED)?;
     if count == 0 && !unpacked.suspects.is_cut() {
         verdict.checked.push("all page checksums are right".to_owned());
         return Ok(());
