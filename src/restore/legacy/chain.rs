@@ -103,7 +103,7 @@ async fn follow(legacy: &Legacy, newest: LegacyBackup) -> Result<Vec<LegacyBacku
     while let Some(parent) = backups[backups.len() - 1].parent {
         let backup = &backups[backups.len() - 1];
         // Names that lead back to themselves would go on for ever.
-        if backups.len() == LONGEST_CHAIN || parent.segment >= backup.name.segment {
+        if backups.len() == LONGEST_CHAIN || backups.iter().any(|other| other.name == parent) {
             return Err(Error::new(
                 Kind::Refused,
                 format!("backup {} is the end of too long a chain", backups[0].name),
