@@ -42,3 +42,8 @@ pub trait Observer: Send + Sync + Debug {
 pub fn choose(terminal: bool) -> Arc<dyn Observer> {
     if terminal { Arc::new(Bar::default()) } else { Arc::new(Log) }
 }
+
+/// A number of things in words: "1 segment", "2 segments".
+pub fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}

@@ -290,7 +290,7 @@ fn wal_stays_along_every_timeline_that_a_backup_leads_to_and_histories_as_long_a
 }
 
 #[test]
-fn a_backup_that_was_pinned_after_the_plan_and_one_that_cannot_be_deleted_stay_whole_with_their_wal() {
+fn a_backup_whose_manifest_cannot_be_deleted_stays_whole_and_what_else_is_locked_stays_with_its_wal() {
     let place = Place::s3();
     let backups = five();
     store(&place, &backups);

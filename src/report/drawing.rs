@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::text::{counted, minute, second};
+use super::text::{minute, second};
 use super::{Cluster, Line, Listed, State};
+use crate::observe::counted;
 use crate::wal::timeline::Timeline;
 
 /// Marks that are closer together than this share of the width become one: eight points of a thousand, which a mark is
@@ -346,7 +347,7 @@ fn mark(group: &[(f64, &Listed)]) -> Mark {
         let mut counts: BTreeMap<Shape, usize> = BTreeMap::new();
         group.iter().for_each(|(_, listed)| *counts.entry(Shape::of(listed)).or_default() += 1);
         let counts: Vec<String> = counts.iter().map(|(shape, count)| format!("{count} {}", shape.word())).collect();
-        let count = counted(group.len(), "backup");
+        let count = counted(group.len() as u64, "backup");
         format!("{count}, {} to {}: {}", second(time(first)), second(time(last)), counts.join("; "))
     };
     Mark { at: (group[0].0 + group[group.len() - 1].0) / 2.0, shape, count: group.len(), title }

@@ -13,9 +13,10 @@ use sha2::{Digest, Sha256};
 
 use super::chart;
 use super::drawing::{self, Shape};
-use super::text::{ago, bytes, counted, foreign, machine, second, span};
+use super::text::{ago, bytes, foreign, machine, second, span};
 use super::{Archiving, Cluster, Line, Page, Retention, State, Taken};
 use crate::layout::BackupId;
+use crate::observe::counted;
 
 const STYLE: &str = include_str!("style.css");
 
@@ -82,7 +83,7 @@ fn time(time: Timestamp) -> Markup {
 fn verdict(page: &Page) -> Markup {
     html! {
         section.verdict.(page.verdict.to_lowercase()) aria-label="Health" {
-            h2 { span.badge { (page.verdict) } @if page.findings.is_empty() { " Nothing is wrong." } @else { ", " (counted(page.findings.len(), "finding")) } }
+            h2 { span.badge { (page.verdict) } @if page.findings.is_empty() { " Nothing is wrong." } @else { ", " (counted(page.findings.len() as u64, "finding")) } }
             @if !page.findings.is_empty() {
                 ul {
                     @for finding in page.findings.iter().take(ROWS) {
@@ -198,10 +199,10 @@ fn deleted(last: &Retention) -> String {
         (None, None) => "under way".to_owned(),
         (None, Some(_)) => format!(
             "deleted {} and {} WAL files, {}; {} stay",
-            counted(last.backups, "backup"),
+            counted(last.backups as u64, "backup"),
             last.wal_files,
             bytes(last.bytes),
-            counted(last.kept as usize, "backup"),
+            counted(last.kept, "backup"),
         ),
     };
     format!("{}: {what}", foreign(&last.command))
@@ -220,7 +221,7 @@ fn archiving(archiving: &Archiving, now: Timestamp) -> Markup {
                 @match archiving.waiting_files {
                     Some(0) => li { "No WAL waits to be archived." },
                     Some(files) => li {
-                        (counted(files as usize, "WAL file")) " of " (bytes(archiving.waiting_bytes.unwrap_or(0)))
+                        (counted(files, "WAL file")) " of " (bytes(archiving.waiting_bytes.unwrap_or(0)))
                         " wait to be archived"
                         @if let Some(since) = archiving.waiting_since { ", the oldest for " (ago(since, now)) }
                         "."
@@ -268,7 +269,7 @@ fn time_line(cluster: &Cluster, from: Timestamp, to: Timestamp, older: usize) ->
         figure {
             (chart::time_line(&drawing, &title))
             @if hidden > 0 {
-                figcaption { (counted(hidden, "older timeline")) " not drawn; they are in the table below." }
+                figcaption { (counted(hidden as u64, "older timeline")) " not drawn; they are in the table below." }
             }
         }
     }

@@ -52,11 +52,6 @@ pub(super) fn about(value: f64) -> String {
     bytes(value.max(0.0).round() as u64)
 }
 
-/// "1 backup", "2 backups".
-pub(super) fn counted(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
-
 /// A text that others have written, made harmless for the eye: without control characters, and without those that turn
 /// the direction of the text around them (Unicode Technical Report 36, "Bidirectional Text Spoofing"), and not endless.
 /// It is not HTML yet.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Archived, Host, Standing, Status, retention};
+use crate::observe::counted;
 use crate::wal::verify::VerifiedBackup;
 
 /// A file that fails for longer than this is not helped by PostgreSQL's next attempts, which come every minute.
@@ -184,11 +185,11 @@ fn content(archived: &Archived) -> Vec<Finding> {
     match (newest.and_then(gap), report.backups.iter().rev().find_map(gap)) {
         (Some((missing, first)), _) => found.push(finding(
             Level::Critical,
-            format!("WAL is missing after the last good backup: {missing} segments, the first: {first}"),
+            format!("WAL is missing after the last good backup: {}, the first: {first}", counted(missing, "segment")),
         )),
         (None, Some((missing, first))) => found.push(finding(
             Level::Warning,
-            format!("WAL is missing after an older backup: {missing} segments, the first: {first}"),
+            format!("WAL is missing after an older backup: {}, the first: {first}", counted(missing, "segment")),
         )),
         (None, None) => {}
     }

@@ -122,9 +122,19 @@ impl Parameters {
     /// database is `postgres` unless `PGDATABASE` says otherwise (a backup needs some database, not the user's); the
     /// connection timeout is 10 s.
     pub fn read(environment: &Environment) -> Result<Parameters> {
-        let environment = service::resolved(environment)?;
-        let variable = |name: &str| environment.get(name).map(String::as_str).filter(|value| !value.is_empty());
-        refuse_unsupported(variable)?;
+        refuse_unsupported(environment, |name| {
+            let hint = "and say where to connect with PGHOST, PGPORT, PGUSER and PGSSLMODE";
+            (format!("{name} is set"), format!("Run the command with env -u {name}, {hint}."))
+        })?;
+        let environment = &service::resolved(environment)?;
+        // What the variables themselves ask for has passed, so this is the service's.
+        refuse_unsupported(environment, |name| {
+            let keyword = service::keyword(name);
+            let hint =
+                format!("Take {keyword} out of its section in the service file, or set PGSERVICE to another service.");
+            (format!("the service that PGSERVICE names has {keyword}"), hint)
+        })?;
+        let variable = |name: &str| set(environment, name);
         let home = variable("HOME").map(Path::new);
         let root_certificates = root_certificates(variable("PGSSLROOTCERT"), home);
         Ok(Parameters {
@@ -142,14 +152,19 @@ impl Parameters {
     }
 }
 
-fn refuse_unsupported<'a>(variable: impl Fn(&str) -> Option<&'a str>) -> Result<()> {
+/// The value of a variable; an empty one counts as not set.
+fn set<'a>(environment: &'a Environment, name: &str) -> Option<&'a str> {
+    environment.get(name).map(String::as_str).filter(|value| !value.is_empty())
+}
+
+/// `words` say of a variable that it is set, and what to do about it.
+fn refuse_unsupported(environment: &Environment, words: impl Fn(&str) -> (String, String)) -> Result<()> {
     for (name, harmless) in UNSUPPORTED {
-        if let Some(value) = variable(name).filter(|value| !harmless.contains(value)) {
-            return Err(Error::new(Kind::Config, format!("{name} is set, which is not supported"))
+        if let Some(value) = set(environment, name).filter(|value| !harmless.contains(value)) {
+            let (what, hint) = words(name);
+            return Err(Error::new(Kind::Config, format!("{what}, which is not supported"))
                 .detail(format!("its value is \"{value}\"; to ignore it would connect in another way than asked for"))
-                .hint(format!(
-                    "Run the command with env -u {name}, and say where to connect with PGHOST, PGPORT, PGUSER and PGSSLMODE."
-                )));
+                .hint(hint));
         }
     }
     Ok(())
@@ -273,6 +288,15 @@ mod tests {
         assert_eq!(parameters.ssl_mode, SslMode::Prefer);
         assert!(!parameters.user.is_empty());
         assert!(parameters.password.is_none() && parameters.password_file.is_none());
+    }
+
+    #[test]
+    fn what_a_service_asks_for_and_nobody_can_give_is_refused_by_its_keyword() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "[prod]\nhost=db\nsslcert=/etc/client.crt\n").unwrap();
+        let error = failure(&[("PGSERVICE", "prod"), ("PGSERVICEFILE", file.path().to_str().unwrap())]);
+        assert!(error.to_string().contains("has sslcert, which is not supported"), "{error}");
+        assert!(error.advice().unwrap().contains("Take sslcert out"), "{error:?}");
     }
 
     #[test]

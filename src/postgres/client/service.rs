@@ -55,6 +55,11 @@ const VARIABLES: [(&str, &str); 35] = [
     ("tcp_user_timeout", ""),
 ];
 
+/// The keyword that asks for the same as this variable.
+pub(super) fn keyword(variable: &str) -> &str {
+    VARIABLES.iter().find(|(_, name)| *name == variable).map_or(variable, |(keyword, _)| keyword)
+}
+
 /// The environment with what the service that `PGSERVICE` names says in place of the variables, as in libpq. Without
 /// `PGSERVICE` it is what it was.
 ///

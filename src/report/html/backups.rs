@@ -3,9 +3,10 @@
 use maud::{Markup, html};
 
 use super::{ROWS, header, time};
+use crate::observe::counted;
 use crate::report::chart::{self, Value};
 use crate::report::drawing::Shape;
-use crate::report::text::{about, bytes, clock, counted, foreign, minute, second};
+use crate::report::text::{about, bytes, clock, foreign, minute, second};
 use crate::report::{Cluster, Listed, Taken};
 
 /// So many of the last backups have bars and rows.
@@ -24,10 +25,10 @@ pub(super) fn backups(cluster: &Cluster) -> Markup {
             h3 { "Backups" }
             @if last.is_empty() { p.bad { "There is no backup." } } @else {
                 (charts(last))
-                (table(last.iter().rev(), &format!("The last {}, newest first", counted(last.len(), "backup"))))
+                (table(last.iter().rev(), &format!("The last {}, newest first", counted(last.len() as u64, "backup"))))
                 @if !special.is_empty() { (table(special.iter().copied(), "Older ones that are kept, or are not well")) }
                 @if older.len() > special.len() {
-                    p.more { (counted(older.len() - special.len(), "older backup")) " not listed: " span.code { "walden backup-list" } }
+                    p.more { (counted((older.len() - special.len()) as u64, "older backup")) " not listed: " span.code { "walden backup-list" } }
                 }
             }
         }
@@ -121,7 +122,7 @@ fn marks(taken: &Taken) -> Markup {
             @for (key, value) in taken.notes.iter().take(NOTES) {
                 " " span.note { bdi { (foreign(key)) } "=" bdi { (foreign(value)) } }
             }
-            @if taken.notes.len() > NOTES { " and " (counted(taken.notes.len() - NOTES, "more note")) }
+            @if taken.notes.len() > NOTES { " and " (counted((taken.notes.len() - NOTES) as u64, "more note")) }
         }
     }
 }

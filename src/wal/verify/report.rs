@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use crate::backup::manifest::Backup;
 use crate::error::{Error, Kind, Result};
 use crate::layout::BackupId;
+use crate::observe::counted;
 use crate::postgres::control::SystemId;
 use crate::wal::chain::{Coverage, Gap, Inventory, Leg, Window, legs, union};
 use crate::wal::runs::Runs;
@@ -304,10 +305,6 @@ pub(super) fn seen(outline: &Outline, tree: &Tree) -> Vec<SeenTimeline> {
         stored_size: 0,
     });
     seen.collect()
-}
-
-fn counted(count: u64, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn holds(leg: &Leg, name: SegmentName, size: SegmentSize) -> bool {
