@@ -92,7 +92,7 @@ fn require_all(missing: usize, backup: &LegacyBackup) -> Result<()> {
     match missing {
         0 => Ok(()),
         count => Err(Error::new(Kind::Corrupt, format!("backup {} lacks files that a later one goes by", backup.name))
-            .detail(format!("of {count} files it has neither all nor, by way of a backup before it, some"))
+            .detail(format!("{count} files ought to be in it, or in the backups that it is a delta of, and are not"))
             .hint("Restore another backup: walden backup-list prints them.")),
     }
 }
