@@ -196,14 +196,14 @@ fn what_a_chain_was_deleted_of_stays_in_the_older_backups_and_each_codec_may_be_
 /// What is done to an archive, the words of the refusal, its code, and whether it is known before the first byte.
 type Damage = (&'static str, fn(&Stage), i32, &'static str, bool);
 
-/// The names of the objects of the newest backup's archives, with theirs.
+/// The key of an archive of a backup, which is there.
 fn part(stage: &Stage, backup: usize, name: &str) -> String {
     let name = format!("basebackups_005/{}/tar_partitions/{name}", chain().0[backup].name());
     assert!(stage.theirs.get(&name).is_some(), "{name}");
     name
 }
 
-/// The archive of the backup that holds this path, and its index.
+/// The archive of a backup that holds these bytes.
 fn part_with(stage: &Stage, backup: usize, path: &str) -> String {
     let prefix = format!("basebackups_005/{}/tar_partitions/", chain().0[backup].name());
     let holds = |key: &String| {
