@@ -114,10 +114,11 @@ fn the_old_archive_alone_can_be_recovered_from_to_its_end() {
             // Nothing of ours is there, but the prefix is no slip of the pen.
             scene.fetch(&small(6).name()).code(1);
             let prefix = scene.place.prefix();
-            scene.walden(&["wal-fetch", "--legacy-prefix", &prefix, &small(6).name(), "x"]).run().code(1);
+            let here = ["wal-fetch", "--legacy-prefix", &prefix, &small(6).name(), "pg_wal/RECOVERYXLOG"];
+            scene.walden(&here).run().code(1);
         }
         // Elsewhere it says nothing of our prefix: what we have archived may lie under the right one.
-        let fetch = ["wal-fetch", &small(6).name(), "x"];
+        let fetch = ["wal-fetch", &small(6).name(), "pg_wal/RECOVERYXLOG"];
         let elsewhere = scene.walden(&fetch).env("WALDEN_LEGACY_PREFIX", scene.place.prefix());
         elsewhere.env("WALDEN_PREFIX", format!("{}/typo", scene.place.prefix())).run().code(200);
         scene.wait_until_nothing_runs();

@@ -318,7 +318,7 @@ pub fn translated(environment: &Environment) -> Result<Vec<(&'static str, String
     if dual && unset(&["AWS_USE_DUALSTACK_ENDPOINT"]) {
         variables.push(("AWS_USE_DUALSTACK_ENDPOINT", String::from("true")));
     }
-    // The SDK takes the role on by itself where a web identity is given; and by its own account does nothing else with it.
+    // With a web identity the SDK takes the role on by itself; without one it passes over both variables.
     if let (Some(role), Some(session)) = (environment.get("AWS_ROLE_ARN"), environment.get("AWS_ROLE_SESSION_NAME"))
         && unset(&["AWS_WEB_IDENTITY_TOKEN_FILE", "WALDEN_ASSUME_ROLE"])
     {
