@@ -126,7 +126,7 @@ fn stretches(part: &PartPlan) -> Vec<Stretch> {
     for (number, frame) in part.frames.iter().enumerate() {
         let end = offset + u64::from(frame.stored);
         let first = write;
-        while part.writes.get(write).is_some_and(|write| write.frame == number) {
+        while part.writes.get(write).is_some_and(|write| write.frame as usize == number) {
             write += 1;
         }
         if write > first {
@@ -164,21 +164,26 @@ impl Copying {
         let mut reader = FrameReader::new()?;
         let mut writes = part.writes[stretch.writes.clone()].iter().peekable();
         // The files of a part come one after the other: one is open at a time.
-        let mut current: Option<(usize, File)> = None;
+        let mut current: Option<(Target, File)> = None;
         for number in stretch.frames.clone() {
             let frame = &part.frames[number];
             let stored = frame.stored as usize;
             source.fill(stored)?;
-            if writes.peek().is_some_and(|write| write.frame == number) {
+            let here = |write: &&Write| write.frame as usize == number;
+            if writes.peek().is_some_and(here) {
                 let plain = reader.decompress(frame, &source.buffer[..stored])?;
-                while let Some(write) = writes.next_if(|write| write.frame == number) {
-                    let target = &part.files[write.file];
-                    let file = match &current {
-                        Some((index, file)) if *index == write.file => file,
-                        _ => &current.insert((write.file, open(target)?)).1,
+                while let Some(write) = writes.next_if(here) {
+                    let (target, file) = match current.take() {
+                        Some(current) if current.0.number == write.file as usize => current,
+                        _ => {
+                            let target = self.plan.target(write.file as usize);
+                            let file = open(&target)?;
+                            (target, file)
+                        }
                     };
-                    write_at(file, target, write, plain)?;
-                    self.written(file, target, write.length as u64)?;
+                    write_at(&file, &target, write, plain)?;
+                    self.written(&file, &target, u64::from(write.length))?;
+                    current = Some((target, file));
                 }
             }
             source.buffer.drain(..stored);
@@ -207,7 +212,8 @@ fn date(file: &File, target: &Target, plan: &Plan) -> Result<()> {
 
 /// Writes, unless these are zeros: a new file is all zeros.
 fn write_at(file: &File, target: &Target, write: &Write, plain: &[u8]) -> Result<()> {
-    let bytes = &plain[write.frame_offset..write.frame_offset + write.length];
+    let (from, length) = (write.frame_offset as usize, write.length as usize);
+    let bytes = &plain[from..from + length];
     if is_zero(bytes) {
         return Ok(());
     }

@@ -53,23 +53,21 @@ pub(super) struct PartPlan {
     pub(super) frames: Vec<Frame>,
     /// What is written from them, in their order.
     pub(super) writes: Vec<Write>,
-    /// The files that it writes to.
-    pub(super) files: Vec<Target>,
 }
 
-/// Bytes of a frame that go into a file.
+/// Bytes of a frame that go into a file. Small: a part can hold as many small files as a cluster has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Write {
     /// Index in [`PartPlan::frames`].
-    pub(super) frame: usize,
-    /// Index in [`PartPlan::files`].
-    pub(super) file: usize,
+    pub(super) frame: u32,
+    /// The file's number in the manifest.
+    pub(super) file: u32,
     /// Where in the file.
     pub(super) file_offset: u64,
     /// Where in the plain frame.
-    pub(super) frame_offset: usize,
+    pub(super) frame_offset: u32,
     /// How many bytes.
-    pub(super) length: usize,
+    pub(super) length: u32,
 }
 
 impl Plan {
@@ -137,7 +135,8 @@ impl Plan {
         self.destination.resolve(&self.files.path(number))
     }
 
-    fn target(&self, number: usize) -> Target {
+    /// The file of this number.
+    pub(super) fn target(&self, number: usize) -> Target {
         let path = self.place(number);
         Target { number, path, mode: self.files.mode(number), size: self.files.size(number) }
     }
@@ -145,10 +144,7 @@ impl Plan {
     /// What to write from the part of this number, which is below the number of [`Files::parts`].
     pub(super) fn part(&self, number: usize) -> PartPlan {
         let part = &self.files.parts()[number];
-        let mut plan =
-            PartPlan { name: part.name(), frames: part.frames.clone(), writes: Vec::new(), files: Vec::new() };
-        // The files of a part follow each other, so the last one is the one that is looked for.
-        let mut last = None;
+        let mut plan = PartPlan { name: part.name(), frames: part.frames.clone(), writes: Vec::new() };
         let mut start = self.starts[number];
         let mut extents = self.overlapping(part.volume, start, start + part.plain_size());
         for (frame, facts) in part.frames.iter().enumerate() {
@@ -159,19 +155,16 @@ impl Plan {
                     break;
                 }
                 let file = self.files.file_of(first as usize);
-                if last.replace(file) != Some(file) {
-                    plan.files.push(self.target(file));
-                }
                 let before = self.files.extents_of(file).take_while(|&other| other < first as usize);
                 let file_start: u64 = before.map(|other| self.files.extents()[other].length).sum();
                 let extent_end = extent.offset + extent.length;
                 let (from, to) = (extent.offset.max(start), extent_end.min(end));
                 plan.writes.push(Write {
-                    frame,
-                    file: plan.files.len() - 1,
+                    frame: frame as u32,
+                    file: file as u32,
                     file_offset: file_start + (from - extent.offset),
-                    frame_offset: (from - start) as usize,
-                    length: (to - from) as usize,
+                    frame_offset: (from - start) as u32,
+                    length: (to - from) as u32,
                 });
                 if extent_end > end {
                     break;
