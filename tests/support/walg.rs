@@ -157,7 +157,7 @@ fn is_since(page: &[u8], since: u64) -> bool {
 fn is_paged(path: &str, size: usize) -> bool {
     let name = path.rsplit('/').next().unwrap();
     let numbers = name.split('.').all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()));
-    (path.starts_with("/base/") || path.starts_with("/pg_tblspc/")) && numbers && size > 0 && size % PAGE == 0
+    (path.starts_with("/base/") || path.starts_with("/pg_tblspc/")) && numbers && size > 0 && size.is_multiple_of(PAGE)
 }
 
 impl WalG {
