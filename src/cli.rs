@@ -22,6 +22,7 @@ mod restoring;
 mod retaining;
 mod signals;
 mod standing;
+mod theirs;
 mod verbs;
 mod wal;
 mod watching;
@@ -38,7 +39,7 @@ use self::arguments::Parsed;
 use self::lines::Prefix;
 use crate::config::options;
 use crate::config::row::VerbName;
-use crate::config::sources::{self, ENVDIR_VARIABLE, Envdir, Environment};
+use crate::config::sources::{Entry, Environment};
 use crate::config::value::{LogFormat, OnError};
 use crate::error::{Caller, Context, Error, Kind, Recovery, Result, exit_code};
 use crate::postgres::datadir;
@@ -107,7 +108,7 @@ fn act(
             message::print(&text);
             Ok(0)
         }
-        Parsed::Enter(envdir) => Err(enter(envdir)),
+        Parsed::Enter(entry) => Err(enter(entry, &environment)),
         Parsed::Run(invocation) => {
             let settings = &invocation.settings;
             ending.format = settings.get(&options::LOG_FORMAT)?;
@@ -142,11 +143,14 @@ fn logged<T>(verb: VerbName, object: &str, work: impl FnOnce() -> Result<T>) -> 
     outcome
 }
 
-/// Starts anew with the variables of the directory: the AWS SDK reads the process's environment, and changing that while
-/// threads may run is not safe. Returns only if it fails.
-fn enter(envdir: Envdir) -> Error {
-    let failed = |error: Error| error.during(format!("could not use --envdir \"{}\"", envdir.directory.display()));
-    let variables = match sources::read_envdir(&envdir.directory) {
+/// Starts anew with other variables: the AWS SDK reads the process's environment, and changing that while threads may run
+/// is not safe. Returns only if it fails.
+fn enter(entry: Entry, environment: &Environment) -> Error {
+    let failed = |error: Error| match &entry.directory {
+        Some(directory) => error.during(format!("could not use --envdir \"{}\"", directory.display())),
+        None => error,
+    };
+    let variables = match entry.changes(environment) {
         Ok(variables) => variables,
         Err(error) => return error,
     };
@@ -155,7 +159,7 @@ fn enter(envdir: Envdir) -> Error {
         Err(error) => return failed(error),
     };
     let mut command = Command::new(program);
-    command.args(envdir.arguments.iter().skip(1)).env(ENVDIR_VARIABLE, &envdir.directory);
+    command.args(entry.arguments.iter().skip(1));
     for (name, value) in variables {
         match value {
             Some(value) => command.env(name, value),

@@ -1,10 +1,11 @@
 //! Settings: what they are, where they come from and what they mean.
 //!
 //! [`options`] is the table of everything that can be set and [`row`] what a row of it is, [`value`] how each type of
-//! value is written, [`role`] a role to assume, [`requests`] what objects in S3 are to be, [`encryption`]
-//! for whom they are encrypted, [`target`] the words for what a restore shall reach, [`conninfo`] those for whom a standby
-//! streams from; [`sources`] reads flags, variables and the file, [`reference`](mod@reference) writes the documentation. Here are the outcome, [`Settings`], and the archive's
-//! [`Location`].
+//! value is written, [`role`] a role to assume, [`requests`] what objects in S3 are to be, [`encryption`] for whom they are
+//! encrypted, [`target`] the words for what a restore shall reach, [`conninfo`] those for whom a standby streams from;
+//! [`sources`] reads flags, variables and the file, [`foreign`] knows the variables of WAL-E and WAL-G that are no settings,
+//! [`wal_g`] reads their files, [`migration`] turns both into a file of ours, [`reference`](mod@reference) writes the
+//! documentation. Here are the outcome, [`Settings`], and the archive's [`Location`].
 //!
 //! Never keeps a global: whoever needs a setting is given the settings or the value.
 
@@ -19,7 +20,9 @@ use crate::error::{Error, Kind, Result};
 
 pub mod conninfo;
 pub mod encryption;
+pub mod foreign;
 pub mod mark;
+pub mod migration;
 pub mod options;
 pub mod reference;
 pub mod requests;
@@ -28,6 +31,7 @@ pub mod row;
 pub mod sources;
 pub mod target;
 pub mod value;
+pub mod wal_g;
 
 /// Where a value comes from, as messages and `walden config` name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,7 +171,8 @@ impl FromStr for Location {
     fn from_str(text: &str) -> Result<Location> {
         let parsed = match text.split_once("://") {
             Some(("s3", rest)) => parse_bucket(rest),
-            Some(("file", path)) => parse_directory(path),
+            // This host may be named (RFC 8089), and is by WAL-E.
+            Some(("file", path)) => parse_directory(path.strip_prefix("localhost").unwrap_or(path)),
             _ => None,
         };
         parsed.filter(|_| !text.chars().any(char::is_control)).ok_or_else(|| {
@@ -283,6 +288,8 @@ mod tests {
             "file://",
             "file://host/path",
             "file://relative",
+            "file://localhost",
+            "file://localhosts/path",
         ] {
             let error = text.parse::<Location>().unwrap_err();
             assert!(error.advice().unwrap().contains("s3://bucket/path"), "{text:?}");

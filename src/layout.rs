@@ -3,6 +3,8 @@
 //! Pure. Nothing else in Walden puts a key together or takes one apart. The form of the short JSON objects is next door,
 //! in [`sealed`].
 
+pub mod basebackups;
+pub mod legacy;
 pub mod sealed;
 
 use std::fmt;

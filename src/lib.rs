@@ -8,9 +8,10 @@
 //!  stories   wal::{push, fetch, prefetch, spool, backfill, verify, show}  daemon  exporter  status  report  keys
 //!           backup::push  restore
 //!                     │
-//!  joiners   archive  wal::{receive, survey}  backup::catalogue
+//!  joiners   archive  legacy  wal::{receive, survey}  backup::catalogue
 //!                     │
-//!  machines  storage  codec  crypt  durable  pipeline  observe  metrics  postgres::{client, datadir, installed}
+//!  machines  storage  codec  crypt  legacy::{codec, cipher}  durable  pipeline  observe  metrics
+//!            postgres::{client, datadir, installed}
 //!                     │
 //!  words     error  config  layout  postgres::{lsn, control, entry, label, page, ready, relation}
 //!            wal::{segment, timeline, header, chain, runs, split, tree, pages, commits}
@@ -30,6 +31,7 @@ pub mod error;
 pub mod exporter;
 pub mod keys;
 pub mod layout;
+pub mod legacy;
 pub mod metrics;
 pub mod observe;
 pub mod pipeline;

@@ -3,10 +3,12 @@
 //! Everything that can be known to fail is checked before the first byte is written. `global/pg_control` gets its name last:
 //! without it no server starts on what is there.
 
+mod base;
 mod copy;
 mod delta;
 mod destination;
 mod forecast;
+mod legacy;
 mod manifest;
 mod owner;
 mod plan;
@@ -32,15 +34,18 @@ use crate::layout::Key;
 use crate::observe::{Event, Lap, Observer, Stopwatch};
 use crate::pipeline;
 use crate::postgres::control::{CONTROL_FILE, SystemId};
+use crate::wal::receive::Sources;
 use crate::wal::segment::{SegmentName, WalFile};
 use crate::wal::verify;
 
+pub use self::base::Base;
 use self::destination::Destination;
 pub use self::destination::Places;
 pub use self::forecast::{Configuration, Forecast, Replay};
 use self::owner::Owner;
 use self::plan::Plan;
 use self::reach::Way;
+use self::select::Chosen;
 use self::selective::Selective;
 use self::target::Prepared;
 
@@ -87,9 +92,18 @@ pub struct Upstream {
 pub struct Prospect {
     forecast: Forecast,
     request: Request,
-    plan: Plan,
+    work: Work,
     owner: Option<Owner>,
     watch: Stopwatch,
+}
+
+/// What is to be done, by who wrote the backup.
+#[derive(Debug)]
+enum Work {
+    /// One of ours.
+    Ours(Box<(Backup, Plan)>),
+    /// One of WAL-E or WAL-G.
+    Theirs(Box<legacy::Planned>),
 }
 
 impl Prospect {
@@ -104,8 +118,14 @@ impl Prospect {
 pub struct Restored {
     /// What had been said before.
     pub forecast: Forecast,
+    /// How many files there are.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
     /// What had been there already.
     pub kept: Kept,
+    /// What could not be checked, and what came of what could, a sentence each; of a backup of ours there is nothing to say.
+    pub remarks: Vec<String>,
     /// How long each phase took.
     pub phases: Vec<Lap>,
 }
@@ -125,26 +145,31 @@ pub struct Kept {
 /// # Errors
 /// [`Refused`](crate::error::Kind::Refused) for an unsafe target, and for one that no backup leads to;
 /// [`Incomplete`](crate::error::Kind::Incomplete) if WAL that is needed is not in the archive.
-pub async fn foresee(archive: &Archive, request: Request, observer: &Arc<dyn Observer>) -> Result<Prospect> {
-    let mut watch = Stopwatch::start();
+pub async fn foresee(sources: &Sources, request: Request, observer: &Arc<dyn Observer>) -> Result<Prospect> {
+    let watch = Stopwatch::start();
     observer.notice(Event::Phase { name: "looking for a backup and its WAL".into(), bytes: None });
     let owner = request.owner.as_ref().map(Owner::find).transpose()?;
-    let system = match request.system_id {
-        Some(system) => system,
-        None => archive.only_cluster().await?,
-    };
-    let backup = select::select(archive, system, &request, observer).await?;
-    let way = way(archive, &backup, &request).await?;
+    match select::select(sources, &request, observer).await? {
+        Chosen::Ours(backup) => foresee_ours(&sources.archive, *backup, request, owner, watch, observer).await,
+        Chosen::Theirs(theirs) => legacy::foresee(sources, *theirs, request, owner, watch, observer).await,
+    }
+}
+
+async fn foresee_ours(
+    archive: &Archive,
+    backup: Backup,
+    request: Request,
+    owner: Option<Owner>,
+    mut watch: Stopwatch,
+    observer: &Arc<dyn Observer>,
+) -> Result<Prospect> {
+    let base = Base::of(&backup)?;
+    let way = way(archive, &base, &backup, &request).await?;
     let mut warnings = reach::check(&request.goal, &way)?;
     if let Some(check) = backup.damage() {
         warnings.push(format!("backup {} has {}", backup.id, check.count()));
     }
-    if request.upstream.conninfo.as_ref().is_some_and(ConnectionString::holds_secret) {
-        warnings.push(
-            "primary-conninfo holds a password, which will stand in postgresql.auto.conf: a passfile is better"
-                .to_owned(),
-        );
-    }
+    warnings.extend(password_warning(&request));
     let selective = Selective::of(&backup, &request.only_databases)?;
     let files = catalogue::files(archive, &backup).await?;
     check_keys(archive, &backup, &files, &way).await?;
@@ -155,10 +180,10 @@ pub async fn foresee(archive: &Archive, request: Request, observer: &Arc<dyn Obs
         places.wal = places.wal.or(linked.ok());
     }
     let destination = Destination::new(&request.directory, &backup.tablespaces, &places)?;
-    let over = request.delta.then_some(system);
+    let over = request.delta.then_some(backup.system_id);
     target::examine(&destination, owner, over)?;
     let forecast = forecast::forecast(forecast::Known {
-        backup: &backup,
+        backup: &base,
         goal: &request.goal,
         owner: request.owner.as_ref(),
         destination: &destination,
@@ -166,13 +191,20 @@ pub async fn foresee(archive: &Archive, request: Request, observer: &Arc<dyn Obs
         configuration: configuration(&files),
         left_out: selective.left_out.clone(),
         warnings,
-    })?;
+    });
     for warning in &forecast.warnings {
         observer.notice(Event::Warning(warning.clone()));
     }
     watch.lap("looking");
     let plan = Plan::new(files, destination, |path| selective.is_hollow(path));
-    Ok(Prospect { forecast, request, plan, owner, watch })
+    let work = Work::Ours(Box::new((backup, plan)));
+    Ok(Prospect { forecast, request, work, owner, watch })
+}
+
+fn password_warning(request: &Request) -> Option<String> {
+    request.upstream.conninfo.as_ref().is_some_and(ConnectionString::holds_secret).then(|| {
+        "primary-conninfo holds a password, which will stand in postgresql.auto.conf: a passfile is better".to_owned()
+    })
 }
 
 /// Whatever is encrypted must open with what is here, before anything is touched: all parts, and the WAL, as far as the
@@ -201,16 +233,16 @@ fn configuration(files: &Files) -> Configuration {
 }
 
 /// The WAL that the recovery will ask for, as far as it is there.
-async fn way(archive: &Archive, backup: &Backup, request: &Request) -> Result<Way> {
+async fn way(archive: &Archive, base: &Base, backup: &Backup, request: &Request) -> Result<Way> {
     let history = select::history(archive, backup, request.timeline).await?;
-    let (system, size) = (backup.system_id, backup.segment_size()?);
+    let (system, size) = (base.system_id, base.segment_size);
     let inventory = verify::inventory(archive, system, &history, backup.start, size).await?;
     let coverage = inventory.coverage(backup.start, backup.stop, &history);
     let stored = match coverage.last {
         Some(last) => verify::stored_at(archive, system, last).await?,
         None => None,
     };
-    let mut way = reach::way(backup, history, coverage, stored)?;
+    let mut way = reach::way(base, history, coverage, stored)?;
     if let Goal::Target(target) = &request.goal
         && let Point::Time(time) = target.point
     {
@@ -224,9 +256,22 @@ async fn way(archive: &Archive, backup: &Backup, request: &Request) -> Result<Wa
 ///
 /// # Errors
 /// After any error the directory has no `global/pg_control`, and the next run clears it away.
-pub async fn restore(archive: &Archive, prospect: Prospect, observer: &Arc<dyn Observer>) -> Result<Restored> {
-    let Prospect { forecast, request, plan, owner, mut watch } = prospect;
-    let (backup, mut plan) = (&forecast.backup, plan);
+pub async fn restore(sources: &Sources, prospect: Prospect, observer: &Arc<dyn Observer>) -> Result<Restored> {
+    let Prospect { forecast, request, work, owner, watch } = prospect;
+    match work {
+        Work::Ours(ours) => restore_ours(&sources.archive, (forecast, request), *ours, owner, watch, observer).await,
+        Work::Theirs(theirs) => legacy::restore(sources, (forecast, request), *theirs, owner, watch, observer).await,
+    }
+}
+
+async fn restore_ours(
+    archive: &Archive,
+    (forecast, request): (Forecast, Request),
+    (backup, mut plan): (Backup, Plan),
+    owner: Option<Owner>,
+    mut watch: Stopwatch,
+    observer: &Arc<dyn Observer>,
+) -> Result<Restored> {
     let over = request.delta.then_some(backup.system_id);
     // Again, for a person may have thought about it in between.
     let examined = target::examine(plan.destination(), owner, over)?;
@@ -244,18 +289,24 @@ pub async fn restore(archive: &Archive, prospect: Prospect, observer: &Arc<dyn O
     let what = || format!("could not restore backup {} to \"{}\"", backup.id, request.directory.display());
     prepared.make_directories(&plan, backup.directory_mode).during(what)?;
     watch.lap("preparing");
-    copy::copy(archive, backup, &plan, request.workers, observer).await.during(what)?;
+    copy::copy(archive, &backup, &plan, request.workers, observer).await.during(what)?;
     watch.lap("copying");
-    configure(backup, &plan, &request).during(what)?;
+    configure(&backup, &plan, &request).during(what)?;
     watch.lap("configuring");
     observer.notice(Event::Phase { name: "syncing".into(), bytes: None });
     finish(destination, prepared).during(what)?;
     watch.lap("syncing");
-    observer.notice(Event::Done(format!(
+    observer.notice(Event::Done(told(&forecast)));
+    let (files, bytes) = (backup.files, backup.plain_size);
+    Ok(Restored { forecast, files, bytes, kept, remarks: Vec::new(), phases: watch.laps() })
+}
+
+/// What came of it, in a sentence.
+fn told(forecast: &Forecast) -> String {
+    format!(
         "backup {} is restored; the recovery follows timeline {}, whose WAL is there up to {}",
-        backup.id, forecast.timeline.0, forecast.window.end
-    )));
-    Ok(Restored { forecast, kept, phases: watch.laps() })
+        forecast.backup.name, forecast.timeline.0, forecast.window.end
+    )
 }
 
 /// Finds out what is there as the backup has it, removes everything else, and leaves in the plan what is to be written.
@@ -280,9 +331,14 @@ async fn keep_what_is_the_same(plan: Plan, workers: usize, observer: &Arc<dyn Ob
 const OWNERS_FILE: u32 = 0o600;
 const GROUPS_FILE: u32 = 0o640;
 
+/// Of a file in a data directory with these permission bits.
+fn file_mode(directory_mode: u32) -> u32 {
+    if directory_mode & 0o050 == 0o050 { GROUPS_FILE } else { OWNERS_FILE }
+}
+
 /// What comes after the files: the map of the tablespaces, the manifest, the settings of the recovery.
 fn configure(backup: &Backup, plan: &Plan, request: &Request) -> Result<()> {
-    let mode = if backup.directory_mode & 0o050 == 0o050 { GROUPS_FILE } else { OWNERS_FILE };
+    let mode = file_mode(backup.directory_mode);
     let root = plan.destination().root();
     let changed = recovery::map_tablespaces(plan.destination(), plan.files())?;
     // Of a cluster with hollow files it would not be true.

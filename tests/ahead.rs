@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use rustix::process::{Pid, Signal, kill_process};
 use support::forge::{self, Segment};
+use support::legacy::through;
 use support::place::{Place, files_below};
 use support::s3::{Fault, On, Op};
 use support::scene::{PATIENCE, Scene, small, wait_until};
@@ -275,6 +276,23 @@ fn after_a_hit_the_next_segments_come_ahead_and_are_handed_over_without_a_questi
         }
         // PostgreSQL asks for the same segment twice when a recovery ends.
         fetch_and_check(&scene, &segments[29]);
+    }
+}
+
+#[test]
+fn an_older_archive_is_fetched_ahead_from_too_and_the_way_leads_on_into_ours() {
+    for place in Place::each() {
+        let (scene, segments) = behind(place, 12);
+        for segment in &segments[..6] {
+            scene.place.remove(&scene.key(&segment.name()));
+            let stored = through(&["lz4", "-q", "-c"], &segment.bytes());
+            scene.place.put(&format!("wal_005/{}.lz4", segment.name()), &stored);
+        }
+        fetch_and_check(&scene, &segments[0]);
+        for segment in &segments[1..] {
+            wait_until("the segment is fetched ahead", || fetched_ahead(&scene).contains(&segment.name()));
+            fetch_and_check(&scene, segment);
+        }
     }
 }
 

@@ -533,21 +533,6 @@ fn of_the_host() -> Vec<Mistake> {
             ..UNLIKE
         },
         Mistake {
-            what: "an address of the store that only another tool reads",
-            make: |ward| {
-                ward.set("AWS_ENDPOINT", ward.place.service().endpoint());
-                // The other one is unset.
-                ward.set("AWS_ENDPOINT_URL", "");
-                ward.set("WALDEN_PREFIX", format!("file://{}", ward.directory.path().join("a").display()));
-            },
-            check: "environment",
-            verdict: "limited",
-            code: 3,
-            found: "AWS_ENDPOINT is another tool's",
-            hint: "Set AWS_ENDPOINT_URL_S3 to that address.",
-            ..UNLIKE
-        },
-        Mistake {
             what: "a directory that is no data directory",
             make: |ward| ward.operand = Some(ward.directory.path().to_owned()),
             check: "data directory",

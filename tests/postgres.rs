@@ -689,6 +689,7 @@ fn control(version: u16) -> ControlFile {
         page_size: 8192,
         relation_segment_pages: 131_072,
         data_checksums: true,
+        shut_down: false,
     }
 }
 

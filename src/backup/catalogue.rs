@@ -209,10 +209,13 @@ pub async fn read_with_content(archive: &Archive, system: SystemId, id: BackupId
 /// # Errors
 /// [`Kind::NotFound`] if there is none.
 pub async fn latest(archive: &Archive, system: SystemId) -> Result<Backup> {
-    complete(archive, system).await?.pop().ok_or_else(|| {
-        Error::new(Kind::NotFound, format!("the archive {} has no complete backup", archive.store().url("")))
-            .hint("Take one with walden backup-push.")
-    })
+    complete(archive, system).await?.pop().ok_or_else(|| none_complete(archive))
+}
+
+/// Says that there is no complete backup.
+pub fn none_complete(archive: &Archive) -> Error {
+    Error::new(Kind::NotFound, format!("the archive {} has no complete backup", archive.store().url("")))
+        .hint("Take one with walden backup-push.")
 }
 
 /// What the last deletion by retention has done in a cluster's archive; `None` if there was none.

@@ -393,6 +393,7 @@ mod tests {
                 page_size,
                 relation_segment_pages,
                 data_checksums,
+                shut_down: false,
             };
             (Pages::new(&control, Path::new("data"), START).enabled, unknown_build(&control).is_some())
         };

@@ -148,6 +148,7 @@ impl Demand {
             }
             Demand::Before(time, min) => Wish::Unless(Rules { newest: None, since: Some(*time), min: *min }),
             Demand::OlderThan(Selection::Id(backup), min) => Wish::OlderThan { backup: *backup, min: *min },
+            Demand::OlderThan(Selection::Legacy(name), _) => return Err(name.not_ours()),
             Demand::OlderThan(Selection::Latest, min) => Wish::OlderThan { backup: latest(clusters)?, min: *min },
             Demand::Backups { ids, even_the_last } => Wish::Backups { ids: ids.clone(), even_the_last: *even_the_last },
             Demand::Everything { even_the_last } => Wish::Everything { even_the_last: *even_the_last },

@@ -4,6 +4,7 @@
 //! are `help`'s. Never prints and never exits: exit codes matter too much to PostgreSQL to be left to a parser.
 
 mod deleting;
+mod spellings;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -19,10 +20,11 @@ use crate::backup::manifest::{MarkChange, Marks};
 use crate::cli::help::{self, Positional};
 use crate::cli::pages;
 use crate::config::Settings;
+use crate::config::foreign;
 use crate::config::mark::Label;
 use crate::config::options::{self, TABLE, encryption, restoring, retention};
 use crate::config::row::{Role, Row, VerbName};
-use crate::config::sources::{self, Envdir, Environment, Flags};
+use crate::config::sources::{self, Entry, Environment, Flags};
 use crate::config::target::{Goal, Point, Selection, TablespaceMapping, Target, TargetTimeline};
 use crate::config::value::Value;
 use crate::error::{Error, Kind, Result};
@@ -35,8 +37,8 @@ pub enum Parsed {
     Run(Invocation),
     /// Print this, the help or the version, and end with status 0.
     Print(String),
-    /// Start anew with these arguments and the directory's variables in the environment.
-    Enter(Envdir),
+    /// Start anew with these arguments, and with the variables that they name in the environment.
+    Enter(Entry),
 }
 
 /// A verb, what it was given, and the settings.
@@ -149,6 +151,11 @@ pub enum Verb {
         /// The example.
         example: bool,
     },
+    /// Make a configuration file of the settings of WAL-E or WAL-G.
+    MigrateConfig {
+        /// The file that has them; `None`: the environment.
+        from: Option<PathBuf>,
+    },
     /// Print what a shell completes commands by.
     Completions {
         /// For which.
@@ -186,6 +193,7 @@ impl Verb {
             Verb::Report { .. } => VerbName::Report,
             Verb::Doctor { .. } => VerbName::Doctor,
             Verb::Config { .. } => VerbName::Config,
+            Verb::MigrateConfig { .. } => VerbName::MigrateConfig,
             Verb::Completions { .. } => VerbName::Completions,
             Verb::Man { .. } => VerbName::Man,
         }
@@ -249,11 +257,17 @@ pub struct BackupFetch {
 /// verb that needs the archive has no prefix.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>, environment: &Environment) -> Result<Parsed> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    if let Some(envdir) = sources::take_envdir(&arguments)? {
-        return Ok(Parsed::Enter(envdir));
+    if let Some(entry) = sources::take_entry(&arguments)? {
+        return Ok(Parsed::Enter(entry));
     }
-    let words = arguments.into_iter().map(text).collect::<Result<Vec<String>>>()?;
+    let words = arguments.iter().cloned().map(text).collect::<Result<Vec<String>>>()?;
     match command().try_get_matches_from(words) {
+        Ok(matches)
+            if matches.subcommand_name() != Some(VerbName::MigrateConfig.as_str())
+                && sources::needs_entry(environment)? =>
+        {
+            Ok(Parsed::Enter(Entry { arguments, ..Entry::default() }))
+        }
         Ok(matches) => invocation(&matches, environment).map(Parsed::Run),
         Err(answer) if matches!(answer.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             Ok(Parsed::Print(answer.to_string()))
@@ -287,7 +301,7 @@ const WIDTH: usize = 110;
 
 pub(super) fn command() -> Command {
     let globals = TABLE.iter().copied().filter(|row| row.is_global());
-    Command::new("walden")
+    let command = Command::new("walden")
         .bin_name("walden")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Ships PostgreSQL's WAL and base backups to S3, or to a directory, and brings them back.")
@@ -297,7 +311,8 @@ pub(super) fn command() -> Command {
         .subcommand_value_name("VERB")
         .subcommand_help_heading("Verbs")
         .args(globals.map(|row| argument(row).global(true).help_heading("Options of every verb")))
-        .subcommands(VerbName::ALL.map(verb_command))
+        .subcommands(VerbName::ALL.map(|verb| spellings::of(verb, verb_command(verb))));
+    spellings::of_every_verb(command)
 }
 
 fn verb_command(verb: VerbName) -> Command {
@@ -396,7 +411,9 @@ fn invocation(matches: &ArgMatches, environment: &Environment) -> Result<Invocat
     let named = matches.subcommand().and_then(|(name, matches)| Some((VerbName::parse(name)?, matches)));
     let (name, matches) = named.ok_or_else(|| not_given("VERB"))?;
     let settings = sources::load(flags(name, matches), environment)?;
-    if !matches!(name, VerbName::Config | VerbName::Completions | VerbName::Man | VerbName::Keygen) {
+    spellings::check(matches, environment)?;
+    foreign::require_honest(name, &settings, environment)?;
+    if name.needs_archive() {
         settings.get(&options::PREFIX)?;
     }
     Ok(Invocation { verb: verb(name, matches, &settings)?, settings })
@@ -465,6 +482,7 @@ fn verb(name: VerbName, matches: &ArgMatches, settings: &Settings) -> Result<Ver
         VerbName::Report => Verb::Report { pgdata: optional(matches, help::PGDATA, PathBuf::read)? },
         VerbName::Doctor => Verb::Doctor { pgdata: optional(matches, help::PGDATA, PathBuf::read)? },
         VerbName::Config => Verb::Config { example: settings.get(&options::EXAMPLE)? },
+        VerbName::MigrateConfig => Verb::MigrateConfig { from: settings.find(&options::FROM)? },
         VerbName::Completions => Verb::Completions { shell: required(matches, help::SHELL, pages::shell)? },
         VerbName::Man => Verb::Man { directory: required(matches, help::DIR, PathBuf::read)? },
     })
@@ -668,7 +686,7 @@ mod tests {
                     VerbName::Delete if row.name == "even-the-last" => &["everything"],
                     VerbName::Delete if row.name.starts_with("retain") => &["retain", "7"],
                     VerbName::Delete => &["garbage"],
-                    VerbName::BackupPush | VerbName::BackupList | VerbName::Config => &[],
+                    VerbName::BackupPush | VerbName::BackupList | VerbName::Config | VerbName::MigrateConfig => &[],
                     VerbName::Keys
                     | VerbName::Rekey
                     | VerbName::WalShow
@@ -830,7 +848,7 @@ mod tests {
                 let line = line.replace("2026-11-20 14:03+01", "2026-11-20T14:03+01").replace(['\'', '"'], "");
                 let line = line.split(" >").next().unwrap();
                 let arguments = line.split_whitespace().map(OsString::from).collect::<Vec<_>>();
-                let arguments = sources::take_envdir(&arguments).unwrap().map_or(arguments, |envdir| envdir.arguments);
+                let arguments = sources::take_entry(&arguments).unwrap().map_or(arguments, |entry| entry.arguments);
                 let variables = [("WALDEN_PREFIX", "s3://bucket"), ("WALDEN_RETAIN", "7")];
                 let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
                 let environment = variables.into_iter().collect();

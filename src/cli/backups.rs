@@ -7,21 +7,25 @@ use indicatif::{BinaryBytes, FormattedDuration};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::looking;
+use super::{looking, theirs};
 use crate::backup::catalogue::Found;
 use crate::backup::manifest::{Backup, File, Files, Method};
 use crate::error::{Error, Kind, Result};
+use crate::legacy::backups as legacy;
 use crate::wal::verify::Report;
 
 /// What a cluster has of backups, and how far they lead, if that was asked for.
 type Listed = (Vec<Found>, Option<Report>);
 
-/// A table, oldest first, and where recoveries can stop, if that was asked for.
-pub(super) fn list_table(listed: &[Listed]) -> String {
+/// A table, oldest first, those of WAL-E and WAL-G before ours, and where recoveries can stop, if that was asked for.
+pub(super) fn list_table(theirs: &[legacy::Found], listed: &[Listed]) -> String {
     let mut table = Table::new();
     let header =
         ["backup", "state", "finished", "took", "size", "stored", "postgres", "timeline", "system id", "label"];
     table.load_style(presets::NOTHING).set_header(header);
+    for found in theirs {
+        table.add_row(theirs::row(found));
+    }
     for found in listed.iter().flat_map(|(found, _)| found) {
         table.add_row(match found {
             Found::Complete(backup) => [
@@ -68,8 +72,8 @@ fn state(backup: &Backup) -> String {
 
 /// An array of the short manifests, each with a `state` and its `windows`, if they have been looked at; of an incomplete
 /// backup little is known.
-pub(super) fn list_json(listed: &[Listed]) -> Result<String> {
-    let mut values = Vec::new();
+pub(super) fn list_json(theirs: &[legacy::Found], listed: &[Listed]) -> Result<String> {
+    let mut values: Vec<Value> = theirs.iter().map(theirs::listed).collect();
     for (found, report) in listed {
         for found in found {
             values.push(match found {
@@ -165,7 +169,7 @@ fn checksums(backup: &Backup) -> String {
 }
 
 /// UTC, to the second: an id says the same.
-fn time(time: Timestamp) -> String {
+pub(super) fn time(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
 }
 

@@ -5,6 +5,8 @@ use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 
 use crate::config::Settings;
+use crate::config::foreign;
+use crate::config::migration::is_secret;
 use crate::config::options::TABLE;
 use crate::config::row::{Role, Row};
 use crate::config::sources::Environment;
@@ -59,19 +61,17 @@ fn own(row: &Row, settings: &Settings) -> Line {
 }
 
 fn is_foreign(name: &str) -> bool {
-    name.starts_with("AWS_") || name.starts_with("PG")
+    name.starts_with("AWS_") || name.starts_with("PG") || foreign::fate(name).is_some()
 }
 
 /// An access key's id is public, but it is enough of a credential to be shown only as far as it takes to recognise it.
 fn masked(name: &str, value: &str) -> String {
-    let names_a_file = name.ends_with("_FILE");
-    let secret = ["SECRET", "TOKEN", "PASSWORD"].iter().any(|word| name.contains(word)) && !names_a_file;
     match name {
         "AWS_ACCESS_KEY_ID" if value.is_ascii() && value.len() >= 16 => {
             format!("{}…{}", &value[..4], &value[value.len() - 2..])
         }
         "AWS_ACCESS_KEY_ID" => MASK.to_owned(),
-        _ if secret => MASK.to_owned(),
+        _ if is_secret(name) => MASK.to_owned(),
         _ => value.to_owned(),
     }
 }

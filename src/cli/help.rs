@@ -92,7 +92,8 @@ pub(super) fn positionals(verb: VerbName) -> &'static [Positional] {
         | VerbName::Rekey
         | VerbName::WalShow
         | VerbName::WalVerify
-        | VerbName::Config => &[],
+        | VerbName::Config
+        | VerbName::MigrateConfig => &[],
     }
 }
 
@@ -126,6 +127,7 @@ pub(super) fn summary(verb: VerbName) -> &'static str {
             "Find out whether all is set up: the store, the server and this host, and what to do where it is not"
         }
         VerbName::Config => "Show all settings, and where each of them comes from",
+        VerbName::MigrateConfig => "Make a configuration file of the settings of WAL-E or WAL-G",
         VerbName::Completions => "Print what a shell completes walden's commands by",
         VerbName::Man => "Write the man pages",
     }
@@ -358,6 +360,17 @@ What archive_command would use:
 
 A configuration file to begin with:
   walden config --example >/etc/walden.toml"
+        }
+        VerbName::MigrateConfig => {
+            "\
+Of WAL-E's directory of variables:
+  walden --envdir /etc/wal-e.d/env migrate-config >/etc/walden.toml
+
+Of WAL-G's configuration file:
+  walden migrate-config --from /etc/wal-g/walg.json >/etc/walden.toml
+
+Remarks in it say which variables stay variables, what has to be decided, and what has no meaning here.
+Secrets are never printed. No archive is looked at."
         }
         VerbName::Completions => {
             "\

@@ -5,16 +5,21 @@ use std::time::Duration;
 
 use crate::archive::Archive;
 use crate::archive::keyring::{Chosen, Keyring};
+use crate::config::options::legacy as older;
 use crate::config::options::{self, encryption, requests};
 use crate::config::role::{AssumedRole, usual_session_name};
 use crate::config::row::Setting;
+use crate::config::sources::Environment;
 use crate::config::{Location, Origin, Settings};
 use crate::error::{Error, Kind, Result};
+use crate::legacy::cipher::{Given, KeyText, Keys};
+use crate::legacy::{Legacy, Standing};
 use crate::postgres::datadir;
 use crate::storage;
 use crate::storage::memory::Memory;
 use crate::storage::s3::kms::Kms;
 use crate::storage::s3::{self, Wanted};
+use crate::wal::receive::Sources;
 
 /// For what PostgreSQL waits for: the retry timeout bounds even a try that moves.
 pub(super) async fn wal_archive(settings: &Settings) -> Result<Archive> {
@@ -67,22 +72,8 @@ pub(super) async fn watched_archive(settings: &Settings) -> Result<Archive> {
 
 async fn open_within(settings: &Settings, how: How, retry_timeout: Duration) -> Result<Archive> {
     let location: Location = settings.get(&options::PREFIX)?;
-    let memory = Memory::at(settings.find(&options::CACHE_DIR)?);
-    let address = storage::address(&location);
-    let roles = roles(settings)?;
-    // A directory is asked anew each time: its file system may have been unmounted.
-    let remembers = matches!(location, Location::Bucket { .. });
-    let options = s3::Options {
-        retry_timeout,
-        strict: how.strict,
-        addressing: settings.get(&options::S3_ADDRESSING)?,
-        accelerate: settings.get(&options::S3_ACCELERATE)?,
-        checksum: settings.get(&options::S3_CHECKSUM)?,
-        wanted: wanted(settings)?,
-        session_name: session_name(&roles, settings)?,
-        roles,
-        memory: memory.clone(),
-    };
+    let (address, remembers) = (storage::address(&location), remembers(&location));
+    let (memory, options) = (memory(settings)?, store_options(settings, how.strict, retry_timeout)?);
     // First of all: a key that cannot be used is not found out when half of the work is done.
     let keyring = Keyring::open(Chosen {
         to: settings.all(&encryption::ENCRYPT_TO)?,
@@ -99,6 +90,86 @@ async fn open_within(settings: &Settings, how: How, retry_timeout: Duration) -> 
     let store = storage::open(location, options).await?;
     let archive = Archive::new(store, level(settings, how.level)?).with_keys(keyring);
     Ok(if remembers { archive.remembering(memory, address) } else { archive })
+}
+
+/// A directory is asked anew each time: its file system may have been unmounted.
+fn remembers(location: &Location) -> bool {
+    matches!(location, Location::Bucket { .. })
+}
+
+fn memory(settings: &Settings) -> Result<Memory> {
+    Ok(Memory::at(settings.find(&options::CACHE_DIR)?))
+}
+
+fn store_options(settings: &Settings, strict: bool, retry_timeout: Duration) -> Result<s3::Options> {
+    let roles = roles(settings)?;
+    Ok(s3::Options {
+        retry_timeout,
+        strict,
+        addressing: settings.get(&options::S3_ADDRESSING)?,
+        accelerate: settings.get(&options::S3_ACCELERATE)?,
+        checksum: settings.get(&options::S3_CHECKSUM)?,
+        wanted: wanted(settings)?,
+        session_name: session_name(&roles, settings)?,
+        roles,
+        memory: memory(settings)?,
+    })
+}
+
+/// Where WAL comes from: our archive, and the one before it.
+pub(super) async fn wal_sources(settings: &Settings, environment: &Environment) -> Result<Sources> {
+    let archive = wal_archive(settings).await?;
+    let legacy = legacy(settings, environment, &archive, true).await?;
+    Ok(Sources { archive, legacy })
+}
+
+/// What stands for both of them, by which one process's notes are told from another's.
+pub(super) fn sources_address(settings: &Settings) -> Result<String> {
+    let own = storage::address(&settings.get(&options::PREFIX)?);
+    Ok(match settings.find(&older::LEGACY_PREFIX)? {
+        Some(location) => format!("{own}\n{}", storage::address(&location)),
+        None => own,
+    })
+}
+
+/// The archive of WAL-E or WAL-G that a setting names, or the one that may lie beside ours. It is reached in the same way as
+/// ours: with the same credentials, roles and endpoint.
+pub(super) async fn legacy(
+    settings: &Settings,
+    environment: &Environment,
+    beside: &Archive,
+    strict: bool,
+) -> Result<Legacy> {
+    let keys = Keys::new(given_keys(settings, environment)?)?;
+    let own: Location = settings.get(&options::PREFIX)?;
+    let (location, legacy) = match settings.find(&older::LEGACY_PREFIX)? {
+        Some(location) if location != own => {
+            let options = store_options(settings, strict, settings.get(&options::RETRY_TIMEOUT)?)?;
+            let store = storage::open(location.clone(), options).await?;
+            (location, Legacy::new(store, Standing::Named, keys))
+        }
+        Some(_) => (own, Legacy::new(beside.store().clone(), Standing::Here, keys)),
+        None => (own, Legacy::new(beside.store().clone(), Standing::Beside, keys)),
+    };
+    let address = storage::address(&location);
+    Ok(if remembers(&location) { legacy.remembering(memory(settings)?, &address) } else { legacy })
+}
+
+/// Keys in files are ours to name. Those in variables are WAL-G's alone: a setting of ours would invite more of them.
+fn given_keys(settings: &Settings, environment: &Environment) -> Result<Given> {
+    let key = |file: Option<PathBuf>, variable: &str| {
+        let text = environment.get(variable).map(|text| KeyText::Variable(text.to_owned()));
+        file.map(KeyText::File).or(text)
+    };
+    let sodium_file = settings.find(&older::LEGACY_LIBSODIUM_KEY_FILE)?.map(|file| file.0);
+    let pgp_file = settings.find(&older::LEGACY_PGP_KEY_FILE)?.map(|file| file.0);
+    let transform = settings.get(&older::LEGACY_LIBSODIUM_KEY_TRANSFORM)?;
+    let passphrase = environment.get("WALG_PGP_KEY_PASSPHRASE").map(str::to_owned);
+    Ok(Given {
+        sodium: key(sodium_file, "WALG_LIBSODIUM_KEY").map(|key| (key, transform)),
+        pgp: key(pgp_file, "WALG_PGP_KEY").map(|key| (key, passphrase)),
+        keyring: settings.find(&older::LEGACY_GPG_KEY_ID)?.is_some(),
+    })
 }
 
 /// What the sessions of these roles are called: after this machine, and the cluster that the command seems to be for. That

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::options::{ENVDIR, TABLE};
+use crate::config::options::{CONFIG, ENVDIR, TABLE};
 use crate::config::row::{Role, VerbName};
-use crate::config::sources::{ENVDIR_VARIABLE, Environment};
+use crate::config::sources::{ENVDIR_VARIABLE, Environment, WAL_G_VARIABLE};
 use crate::config::{Origin, Settings};
 use crate::error::{Context, Result};
 
@@ -17,6 +17,9 @@ pub(super) fn build(settings: &Settings, environment: &Environment) -> Result<St
     let mut own = vec![VerbName::WalFetch.to_string()];
     if let Some(directory) = environment.get(ENVDIR_VARIABLE) {
         words.push(format!("--{} {}", ENVDIR.row.name, quoted(&absolute(directory)?)));
+    }
+    if let Some(file) = environment.get(WAL_G_VARIABLE) {
+        words.push(format!("--{} {}", CONFIG.row.name, quoted(&absolute(file)?)));
     }
     for row in TABLE.iter().filter(|row| row.verbs.contains(&VerbName::WalFetch) && !row.secret) {
         let given = settings.origin(row).is_some_and(|origin| origin != Origin::Default);

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::arguments::BackupFetch;
-use super::opening::archive;
+use super::opening::{archive, legacy};
 use super::standing::ago;
 use super::verbs::{observer, workers};
 use super::{looking, message, restore_command};
@@ -20,14 +20,17 @@ use crate::error::{Context, Result};
 use crate::observe::peak_memory;
 use crate::observe::words::counted;
 use crate::postgres::installed::{self, DebianCluster};
-use crate::restore::{self, Forecast, Places, Replay, Request, Restored, Upstream};
+use crate::restore::{self, Base, Forecast, Places, Replay, Request, Restored, Upstream};
+use crate::wal::receive::Sources;
 
 /// Foresees a restore, tells what it will be, and, unless that was all that was asked for, does it.
 pub(super) async fn fetch(words: BackupFetch, settings: &Settings, environment: &Environment) -> Result<()> {
     let archive = archive(settings).await?;
+    let legacy = legacy(settings, environment, &archive, false).await?;
+    let sources = Sources { archive, legacy };
     let (dry_run, json) = (words.dry_run, settings.get(&options::JSON)?);
     let observer = observer();
-    let prospect = restore::foresee(&archive, request(words, settings, environment)?, &observer).await?;
+    let prospect = restore::foresee(&sources, request(words, settings, environment)?, &observer).await?;
     let forecast = prospect.forecast();
     let next = next_steps(forecast, environment);
     let plan = plan_text(forecast, Timestamp::now());
@@ -43,7 +46,7 @@ pub(super) async fn fetch(words: BackupFetch, settings: &Settings, environment: 
         }
         false => plan.lines().for_each(|line| tracing::info!("{line}")),
     }
-    let restored = restore::restore(&archive, prospect, &observer).await?;
+    let restored = restore::restore(&sources, prospect, &observer).await?;
     if json {
         message::print(&format!("{:#}", restored_json(&restored, &next)));
     } else if std::io::stdout().is_terminal() {
@@ -85,22 +88,15 @@ fn plan_text(forecast: &Forecast, now: Timestamp) -> String {
         (
             "backup",
             format!(
-                "{}, made {} ago ({}), PostgreSQL {}",
-                backup.id,
+                "{}{}, made {} ago ({}), PostgreSQL {}",
+                backup.name,
+                backup.writer.map_or_else(String::new, |writer| format!(" of {writer}")),
                 ago(backup.finished, now),
                 looking::second(backup.finished),
                 backup.postgres
             ),
         ),
-        (
-            "data",
-            format!(
-                "{} in {} files, {} to fetch",
-                BinaryBytes(backup.plain_size),
-                backup.files,
-                BinaryBytes(backup.stored_size)
-            ),
-        ),
+        ("data", data_text(backup)),
         ("to", forecast.directory.display().to_string()),
     ];
     lines.extend(forecast.tablespaces.iter().map(|(tablespace, place)| {
@@ -119,13 +115,13 @@ fn plan_text(forecast: &Forecast, now: Timestamp) -> String {
     lines.extend(
         forecast.last_commit.map(|time| ("last commit", format!("{time} in the newest WAL that was looked at"))),
     );
-    lines.push((
-        "takes about",
-        format!(
+    lines.extend(forecast.copying.map(|copying| {
+        let text = format!(
             "{} for the data, as the backup did; the replay of the WAL, which PostgreSQL does, comes on top",
-            HumanDuration(forecast.copying)
-        ),
-    ));
+            HumanDuration(copying)
+        );
+        ("takes about", text)
+    }));
     if !forecast.left_out.is_empty() {
         let names: Vec<&str> = forecast.left_out.iter().map(|database| database.name.as_str()).collect();
         lines.push(("left out", format!("{}: there as zeros, to be dropped after the recovery", names.join(", "))));
@@ -138,6 +134,15 @@ fn plan_text(forecast: &Forecast, now: Timestamp) -> String {
     lines.iter().map(|(name, value)| format!("{name:<13}{value}\n")).collect()
 }
 
+/// How much there is, as far as it is known.
+fn data_text(backup: &Base) -> String {
+    let size = backup.plain_size.map(|size| BinaryBytes(size).to_string());
+    let files = backup.files.map(|files| format!("in {files} files"));
+    let known: Vec<String> = size.into_iter().chain(files).collect();
+    let fetched = format!("{} to fetch", BinaryBytes(backup.stored_size));
+    if known.is_empty() { fetched } else { format!("{}, {fetched}", known.join(" ")) }
+}
+
 fn wal_text(wal: &Replay) -> String {
     let Replay { from, to, exact, segments, bytes } = wal;
     let most = if *exact { "" } else { "at most " };
@@ -147,7 +152,8 @@ fn wal_text(wal: &Replay) -> String {
 fn plan_json(forecast: &Forecast, next: &[String]) -> Value {
     let backup = &forecast.backup;
     json!({
-        "backup": backup.id,
+        "backup": backup.name,
+        "written_by": backup.writer.map(|writer| writer.to_string()),
         "system_id": backup.system_id,
         "postgres": backup.postgres,
         "finished": backup.finished,
@@ -171,7 +177,7 @@ fn plan_json(forecast: &Forecast, next: &[String]) -> Value {
         },
         "window": looking::window_json(&forecast.window),
         "last_commit": forecast.last_commit,
-        "expected_seconds": forecast.copying.as_secs_f64(),
+        "expected_seconds": forecast.copying.map(|copying| copying.as_secs_f64()),
         "missing_configuration": forecast.configuration.missing,
         "left_out": forecast.left_out.iter().map(|database| database.name.as_str()).collect::<Vec<&str>>(),
         "unknown": forecast.unknown,
@@ -191,13 +197,15 @@ fn restored_text(restored: &Restored, next: &[String]) -> String {
         files => format!(" ({files} files, {}, had been there)", BinaryBytes(restored.kept.bytes)),
     };
     let mut text = format!(
-        "backup {} is restored to {}\n{} files, {}{kept}, in {seconds:.1} s ({})\n\nNext:\n",
-        backup.id,
+        "backup {} is restored to {}\n{} files, {}{kept}, in {seconds:.1} s ({})\n",
+        backup.name,
         restored.forecast.directory.display(),
-        backup.files,
-        BinaryBytes(backup.plain_size),
+        restored.files,
+        BinaryBytes(restored.bytes),
         phases.join(", ")
     );
+    restored.remarks.iter().for_each(|remark| text.push_str(&format!("{remark}\n")));
+    text.push_str("\nNext:\n");
     next.iter().for_each(|step| text.push_str(&format!("  {step}\n")));
     text
 }
@@ -209,6 +217,8 @@ fn restored_json(restored: &Restored, next: &[String]) -> Value {
     value["phases"] = phases.collect();
     value["seconds"] = restored.phases.iter().map(|lap| lap.took.as_secs_f64()).sum::<f64>().into();
     value["kept"] = json!({ "files": restored.kept.files, "bytes": restored.kept.bytes });
+    value["restored"] = json!({ "files": restored.files, "bytes": restored.bytes });
+    value["remarks"] = json!(restored.remarks);
     value["peak_memory"] = peak_memory().into();
     value
 }

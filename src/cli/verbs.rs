@@ -9,9 +9,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::arguments::{Deletion, Invocation, Verb};
-use super::opening::{archive, keyless_archive, level, pushing_archive, wal_archive};
+use super::opening::{archive, keyless_archive, legacy, level, pushing_archive, sources_address, wal_archive, wal_sources};
 use super::{
-    backups, config, deleting, doctor, keys, looking, message, pages, resident, restoring, retaining, wal, watching,
+    backups, config, deleting, doctor, keys, looking, message, pages, resident, restoring, retaining, theirs, wal, watching,
 };
 use crate::archive::Archive;
 use crate::backup::delete::{self, expire, expiry};
@@ -24,6 +24,7 @@ use crate::config::options;
 use crate::config::reference;
 use crate::config::sources::Environment;
 use crate::config::target::Selection;
+use crate::config::{migration, wal_g};
 use crate::doctor as diagnosis;
 use crate::error::{Context, Error, Kind, Result};
 use crate::keys as data_keys;
@@ -40,7 +41,7 @@ use crate::wal::{backfill, fetch, prefetch, push, show, verify};
 pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Environment) -> Result<u8> {
     let done = match verb {
         Verb::WalPush { path } => wal_push(path, &settings, environment),
-        Verb::WalFetch { name, path, ahead } => wal_fetch(name, path, ahead, &settings),
+        Verb::WalFetch { name, path, ahead } => wal_fetch(name, path, ahead, &settings, environment),
         Verb::WalBackfill { pgdata } => on_one_thread(async {
             let archive = pushing_archive(&settings).await?;
             let done = backfill::backfill(&archive, &pgdata, &observer()).await?;
@@ -88,9 +89,10 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
         }
         Verb::BackupList => on_all_threads(async {
             let archive = keyless_archive(&settings).await?;
+            let theirs = legacy(&settings, environment, &archive, false).await?.backups().await?;
             let windows = settings.get(&options::WINDOWS)?;
             let (observer, mut listed) = (observer(), Vec::new());
-            for system in clusters(&settings, &archive).await? {
+            for system in clusters_beside(&settings, &archive, !theirs.is_empty()).await? {
                 let found = catalogue::list(&archive, system).await?;
                 let report = match windows || verify::is_short(&archive, system).await? {
                     true => {
@@ -102,7 +104,20 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
                 listed.push((found, report));
             }
             let json = settings.get(&options::JSON)?;
-            message::print(&if json { backups::list_json(&listed)? } else { backups::list_table(&listed) });
+            message::print(&match json {
+                true => backups::list_json(&theirs, &listed)?,
+                false => backups::list_table(&theirs, &listed),
+            });
+            Ok(())
+        }),
+        Verb::BackupShow { backup: Selection::Legacy(name) } => on_one_thread(async {
+            if settings.get(&options::FILES)? {
+                return Err(name.not_ours());
+            }
+            let archive = archive(&settings).await?;
+            let backup = legacy(&settings, environment, &archive, false).await?.backup(name).await?;
+            let json = settings.get(&options::JSON)?;
+            message::print(&if json { theirs::json(&backup) } else { theirs::show(&backup) });
             Ok(())
         }),
         Verb::BackupShow { backup } => on_one_thread(async {
@@ -123,10 +138,13 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
         }),
         Verb::BackupMark { backup, change } => on_one_thread(async {
             let archive = keyless_archive(&settings).await?;
+            if let Selection::Legacy(name) = backup {
+                return Err(name.not_ours());
+            }
             let system = cluster(&settings, &archive).await?;
             let id = match backup {
-                Selection::Latest => catalogue::latest(&archive, system).await?.id,
                 Selection::Id(id) => id,
+                _ => catalogue::latest(&archive, system).await?.id,
             };
             let backup = mark::mark(&archive, system, id, change).await?;
             if settings.get(&options::JSON)? {
@@ -227,6 +245,14 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             message::print(&reference::example());
             Ok(())
         }
+        Verb::MigrateConfig { from } => {
+            let variables = match from {
+                Some(path) => wal_g::read(&path)?.into_iter().collect(),
+                None => environment.clone(),
+            };
+            message::print(&migration::file(&variables));
+            Ok(())
+        }
         Verb::Completions { shell } => {
             message::print(&pages::completions(shell));
             Ok(())
@@ -270,25 +296,31 @@ fn wal_push(path: PathBuf, settings: &Settings, environment: &Environment) -> Re
     outcome
 }
 
-fn wal_fetch(file: WalFile, target: PathBuf, ahead: bool, settings: &Settings) -> Result<()> {
+fn wal_fetch(
+    file: WalFile,
+    target: PathBuf,
+    ahead: bool,
+    settings: &Settings,
+    environment: &Environment,
+) -> Result<()> {
     let job = fetch::Job::new(fetch::Request {
         file,
         spool: Spool::new(settings.find(&options::SPOOL_DIR)?, &target),
         target,
         data_directory: settings.find(&options::PGDATA)?,
         system_id: settings.find(&options::SYSTEM_ID)?,
-        address: storage::address(&settings.get(&options::PREFIX)?),
+        address: sources_address(settings)?,
         prefetch: settings.get(&options::PREFETCH)?,
     })?;
     if ahead {
-        return fetch_ahead(&job, settings);
+        return fetch_ahead(&job, settings, environment);
     }
     if fetch::take(&job)? {
         tracing::info!("\"{file}\" had been fetched ahead");
     } else {
         on_one_thread(async {
-            let archive = wal_archive(settings).await?;
-            fetch::fetch(&archive, &job).await
+            let sources = wal_sources(settings, environment).await?;
+            fetch::fetch(&sources, &job).await
         })?;
         tracing::info!("fetched \"{file}\"");
     }
@@ -298,11 +330,11 @@ fn wal_fetch(file: WalFile, target: PathBuf, ahead: bool, settings: &Settings) -
     Ok(())
 }
 
-fn fetch_ahead(job: &fetch::Job, settings: &Settings) -> Result<()> {
+fn fetch_ahead(job: &fetch::Job, settings: &Settings, environment: &Environment) -> Result<()> {
     let Some(ahead) = job.ahead() else { return Ok(()) };
     on_all_threads(async {
-        let archive = wal_archive(settings).await?;
-        prefetch::run(&archive, ahead).await
+        let sources = wal_sources(settings, environment).await?;
+        prefetch::run(&sources, ahead).await
     })
 }
 
@@ -330,10 +362,10 @@ fn write_pages(directory: &Path) -> Result<()> {
 
 /// The backup that is named.
 async fn selected(backup: Selection, settings: &Settings, archive: &Archive) -> Result<Backup> {
-    let system = cluster(settings, archive).await?;
     match backup {
-        Selection::Latest => catalogue::latest(archive, system).await,
-        Selection::Id(id) => catalogue::read(archive, system, id).await,
+        Selection::Latest => catalogue::latest(archive, cluster(settings, archive).await?).await,
+        Selection::Id(id) => catalogue::read(archive, cluster(settings, archive).await?, id).await,
+        Selection::Legacy(name) => Err(name.not_ours()),
     }
 }
 
@@ -352,6 +384,14 @@ async fn clusters(settings: &Settings, archive: &Archive) -> Result<Vec<SystemId
     match settings.find(&options::SYSTEM_ID)? {
         Some(system) => archive.prove(system).await.map(|()| vec![system]),
         None => archive.clusters().await,
+    }
+}
+
+/// The same; ours need not have been begun where there is an archive of WAL-E or WAL-G.
+async fn clusters_beside(settings: &Settings, archive: &Archive, has_theirs: bool) -> Result<Vec<SystemId>> {
+    match clusters(settings, archive).await {
+        Err(error) if has_theirs && error.kind() == Kind::Config => Ok(Vec::new()),
+        clusters => clusters,
     }
 }
 

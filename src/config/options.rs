@@ -8,11 +8,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::Location;
+use crate::config::foreign::wal_e_endpoint;
 use crate::config::mark::{Label, Note};
 use crate::config::role::{AssumedRole, ExternalId};
 use crate::config::row::VerbName::{
     BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Config, Daemon, Delete, Doctor, Exporter,
-    Keys, Rekey, Report, Status, WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
+    Keys, MigrateConfig, Rekey, Report, Status, WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
 };
 use crate::config::row::{Alias, Row, Setting};
 use crate::config::value::{
@@ -22,6 +23,7 @@ use crate::error::{Error, Kind, Result};
 use crate::postgres::control::SystemId;
 
 pub mod encryption;
+pub mod legacy;
 pub mod requests;
 pub mod restoring;
 pub mod retention;
@@ -68,6 +70,11 @@ pub static TABLE: &[&Row] = &[
     &requests::S3_REQUESTER_PAYS.row,
     &encryption::ENCRYPT_TO.row,
     &encryption::IDENTITY_FILE.row,
+    &legacy::LEGACY_PREFIX.row,
+    &legacy::LEGACY_LIBSODIUM_KEY_FILE.row,
+    &legacy::LEGACY_LIBSODIUM_KEY_TRANSFORM.row,
+    &legacy::LEGACY_PGP_KEY_FILE.row,
+    &legacy::LEGACY_GPG_KEY_ID.row,
     &retention::RETAIN.row,
     &retention::RETAIN_WINDOW.row,
     &retention::RETAIN_MIN.row,
@@ -98,6 +105,7 @@ pub static TABLE: &[&Row] = &[
     &watching::CHECK.row,
     &EXAMPLE.row,
     &encryption::AS_IDENTITY.row,
+    &FROM.row,
     &watching::OUTPUT.row,
     &restoring::TARGET_TIME.row,
     &restoring::TARGET_LSN.row,
@@ -126,6 +134,7 @@ pub static PREFIX: Setting<Location> = Setting::new(Row {
         Alias { name: "WALG_S3_PREFIX", syntax: None, convert: location },
         Alias { name: "WALE_S3_PREFIX", syntax: None, convert: location },
         Alias { name: "WALG_FILE_PREFIX", syntax: Some("an absolute path"), convert: directory },
+        Alias { name: "WALE_FILE_PREFIX", syntax: Some("file://localhost/path"), convert: directory },
     ],
     value: Some("URL"),
     example: Some("s3://bucket/path"),
@@ -208,6 +217,7 @@ pub static MEMORY_LIMIT: Setting<u64> = Setting::new(Row {
 pub static MAX_RATE: Setting<u64> = Setting::new(Row {
     name: "max-rate",
     verbs: &[BackupPush],
+    aliases: &[Alias { name: "WALG_DISK_RATE_LIMIT", syntax: Some("bytes a second"), convert: same }],
     value: Some("SIZE"),
     bounds: Some(["64KiB", "1024GiB"]),
     example: Some("100MiB"),
@@ -385,11 +395,18 @@ pub static EXTERNAL_ID: Setting<ExternalId> = Setting::new(Row {
 /// How a bucket is named in a request.
 pub static S3_ADDRESSING: Setting<Addressing> = Setting::new(Row {
     name: "s3-addressing",
-    aliases: &[Alias {
-        name: "AWS_S3_FORCE_PATH_STYLE",
-        syntax: Some("true for path, false for virtual"),
-        convert: force_path_style,
-    }],
+    aliases: &[
+        Alias {
+            name: "AWS_S3_FORCE_PATH_STYLE",
+            syntax: Some("true for path, false for virtual"),
+            convert: force_path_style,
+        },
+        Alias {
+            name: "WALE_S3_ENDPOINT",
+            syntax: Some("https+path://host:port, which is the store's address too"),
+            convert: addressing_of_wal_e,
+        },
+    ],
     value: Some("HOW"),
     default: Some("auto"),
     doc: "Where requests name the bucket: in the path, or in the host name (virtual)",
@@ -606,12 +623,31 @@ pub static EXAMPLE: Setting<bool> = Setting::new(Row {
     ..Row::ARGUMENT
 });
 
+/// Where the settings of another tool are.
+pub static FROM: Setting<PathBuf> = Setting::new(Row {
+    name: "from",
+    verbs: &[MigrateConfig],
+    value: Some("FILE"),
+    doc: "The file with the old settings: WAL-G's, in JSON or YAML, or lines NAME=value as a shell has them; unless given, \
+          the environment, and what --envdir puts there",
+    ..Row::ARGUMENT
+});
+
 fn location(text: &str) -> Result<String> {
     Ok(text.parse::<Location>()?.to_string())
 }
 
+/// An absolute path, or the address of a directory.
 fn directory(text: &str) -> Result<String> {
-    location(&format!("file://{text}"))
+    location(&format!("file://{}", text.strip_prefix("file://").unwrap_or(text)))
+}
+
+fn same(text: &str) -> Result<String> {
+    Ok(text.to_owned())
+}
+
+fn addressing_of_wal_e(text: &str) -> Result<String> {
+    wal_e_endpoint(text).map(|(addressing, _)| addressing.to_owned())
 }
 
 fn force_path_style(text: &str) -> Result<String> {
@@ -643,6 +679,7 @@ mod tests {
         let files = [
             include_str!("options.rs"),
             include_str!("options/encryption.rs"),
+            include_str!("options/legacy.rs"),
             include_str!("options/requests.rs"),
             include_str!("options/restoring.rs"),
             include_str!("options/retention.rs"),
@@ -700,7 +737,10 @@ mod tests {
     fn other_tools_ways_of_writing_are_converted_to_ours() {
         assert_eq!(location("s3://b/p/").unwrap(), "s3://b/p");
         assert_eq!(directory("/srv/wal/").unwrap(), "file:///srv/wal");
-        assert!(directory("srv/wal").is_err());
+        assert_eq!(directory("file://localhost/srv/wal").unwrap(), "file:///srv/wal");
+        assert_eq!(directory("file:///srv/wal").unwrap(), "file:///srv/wal");
+        assert!(directory("srv/wal").is_err() && directory("file://elsewhere/srv").is_err());
+        assert_eq!(addressing_of_wal_e("https+virtualhost://h").unwrap(), "virtual");
         assert_eq!(force_path_style("true").unwrap(), "path");
         assert_eq!(force_path_style("FALSE").unwrap(), "virtual");
         assert!(force_path_style("perhaps").is_err());

@@ -57,6 +57,8 @@ pub enum VerbName {
     Doctor,
     /// `config`.
     Config,
+    /// `migrate-config`.
+    MigrateConfig,
     /// `completions`.
     Completions,
     /// `man`.
@@ -65,12 +67,13 @@ pub enum VerbName {
 
 use VerbName::{
     BackupCat, BackupFetch, BackupList, BackupMark, BackupPush, BackupShow, Completions, Config, Daemon, Delete,
-    Doctor, Exporter, Keygen, Keys, Man, Rekey, Report, Status, WalBackfill, WalFetch, WalPush, WalShow, WalVerify,
+    Doctor, Exporter, Keygen, Keys, Man, MigrateConfig, Rekey, Report, Status, WalBackfill, WalFetch, WalPush, WalShow,
+    WalVerify,
 };
 
 impl VerbName {
     /// Every verb, in the order in which help lists them.
-    pub const ALL: [VerbName; 23] = [
+    pub const ALL: [VerbName; 24] = [
         WalPush,
         WalFetch,
         WalBackfill,
@@ -92,6 +95,7 @@ impl VerbName {
         Report,
         Doctor,
         Config,
+        MigrateConfig,
         Completions,
         Man,
     ];
@@ -120,9 +124,15 @@ impl VerbName {
             Report => "report",
             Doctor => "doctor",
             Config => "config",
+            MigrateConfig => "migrate-config",
             Completions => "completions",
             Man => "man",
         }
+    }
+
+    /// Whether it does something with an archive, which must then be named.
+    pub fn needs_archive(self) -> bool {
+        !matches!(self, Keygen | Config | MigrateConfig | Completions | Man)
     }
 
     /// Reads what was typed; `None` for anything else.

@@ -4,7 +4,7 @@
 //! in, and never changed. What a setting is called and which values it can have is the table's business.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::btree_map;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
@@ -14,15 +14,18 @@ use toml::{Table, Value as Toml};
 
 use crate::config::options::{CONFIG, ENVDIR, TABLE};
 use crate::config::row::{Alias, Role, Row, VARIABLE_PREFIX};
-use crate::config::{Given, Origin, Settings};
+use crate::config::{Given, Origin, Settings, foreign, wal_g};
 use crate::error::{Context, Error, Kind, Result};
 
 /// The variable that names the directory whose variables were added to this process's environment, for messages only:
 /// setting it does not read the directory.
 pub const ENVDIR_VARIABLE: &str = "WALDEN_ENVDIR";
 
+/// The variable that names the configuration file of WAL-G whose keys were added to this process's environment, likewise.
+pub const WAL_G_VARIABLE: &str = "WALDEN_WAL_G_CONFIG";
+
 /// The greatest size of a configuration file in bytes.
-const MAX_FILE: u64 = 1 << 20;
+pub(super) const MAX_FILE: u64 = 1 << 20;
 
 /// The greatest size of an environment variable in bytes: Linux refuses to start a process with a longer one
 /// (`MAX_ARG_STRLEN`, execve(2)).
@@ -65,6 +68,15 @@ impl Environment {
             }
         }
         Ok(environment)
+    }
+
+    fn change(&mut self, changes: &BTreeMap<String, Option<String>>) {
+        for (name, value) in changes {
+            match value {
+                Some(value) => self.variables.insert(name.clone(), value.clone()),
+                None => self.variables.remove(name),
+            };
+        }
     }
 
     /// The variable's value; an empty one counts as unset.
@@ -112,7 +124,7 @@ type Layer = BTreeMap<&'static str, Given>;
 impl Settings {
     fn add_weaker(&mut self, layer: Layer) {
         for (name, given) in layer {
-            if let Entry::Vacant(vacant) = self.given.entry(name) {
+            if let btree_map::Entry::Vacant(vacant) = self.given.entry(name) {
                 vacant.insert(given);
             }
         }
@@ -136,7 +148,7 @@ fn from_flags(flags: Flags) -> Result<Layer> {
 }
 
 fn from_variables(environment: &Environment) -> Result<Layer> {
-    let ours = environment.iter().filter(|(name, _)| name.starts_with(VARIABLE_PREFIX));
+    let ours = environment.iter().filter(|(name, _)| name.starts_with(VARIABLE_PREFIX) && *name != WAL_G_VARIABLE);
     ours.map(|(name, value)| {
         let readable = |row: &Row| row.role != Role::Argument;
         let row = find(readable, Row::variable, name)
@@ -147,7 +159,7 @@ fn from_variables(environment: &Environment) -> Result<Layer> {
 }
 
 /// A variable has one value, or several with blanks between them where the row is repeatable.
-fn of_variable(row: &Row, value: &str) -> Vec<String> {
+pub(super) fn of_variable(row: &Row, value: &str) -> Vec<String> {
     match row.repeatable {
         true => value.split_whitespace().map(str::to_owned).collect(),
         false => vec![value.to_owned()],
@@ -244,46 +256,95 @@ fn find(readable: impl Fn(&Row) -> bool, name_of: impl Fn(&Row) -> String, name:
     })
 }
 
-/// A command line with `--envdir` taken out of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Envdir {
-    /// The directory.
-    pub directory: PathBuf,
-    /// The command line without the flag, the program's name still first.
+/// What is to be read into the environment before anything else, and the command line without the words that said so, the
+/// program's name still first.
+///
+/// It is read by starting the program anew with its variables in the environment: libraries read the process's own
+/// environment, which cannot safely be changed from within.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// A directory of variables: they replace those of the environment.
+    pub directory: Option<PathBuf>,
+    /// A configuration file of WAL-G: the environment wins over it.
+    pub wal_g: Option<PathBuf>,
+    /// The command line.
     pub arguments: Vec<OsString>,
 }
 
-/// Finds `--envdir DIR` or `--envdir=DIR` before any `--` and takes it out; `None` if it is not there, or has no value.
-///
-/// The directory is read by starting the program anew with its variables in the environment: libraries read the
-/// process's own environment, which cannot safely be changed from within.
+impl Entry {
+    /// What such a directory, such a file and the words of other tools change in the environment; `None` unsets a variable.
+    ///
+    /// # Errors
+    /// Those of [`read_envdir`] and [`wal_g::read`].
+    pub fn changes(&self, environment: &Environment) -> Result<BTreeMap<String, Option<String>>> {
+        let mut changes = BTreeMap::new();
+        if let Some(directory) = &self.directory {
+            changes.extend(read_envdir(directory)?);
+            changes.insert(ENVDIR_VARIABLE.to_owned(), Some(directory.display().to_string()));
+        }
+        let mut after = environment.clone();
+        after.change(&changes);
+        if let Some(path) = self.wal_g.clone().or_else(|| after.get(wal_g::PATH_VARIABLE).map(PathBuf::from)) {
+            let path = std::path::absolute(&path).during(|| "could not find the current directory")?;
+            let variables = wal_g::read(&path)?.into_iter().filter(|(name, _)| after.get(name).is_none());
+            changes.extend(variables.map(|(name, value)| (name, Some(value))).collect::<Vec<_>>());
+            changes.insert(wal_g::PATH_VARIABLE.to_owned(), None);
+            changes.insert(WAL_G_VARIABLE.to_owned(), Some(path.display().to_string()));
+            after.change(&changes);
+        }
+        // What cannot be translated is told when it is needed, by the new process.
+        let translated = foreign::translated(&after).unwrap_or_default();
+        changes.extend(translated.into_iter().map(|(name, value)| (name.to_owned(), Some(value))));
+        Ok(changes)
+    }
+}
+
+/// Whether the program has to start anew, with the command line as it is, for what the environment says in the words of
+/// other tools.
 ///
 /// # Errors
-/// [`Kind::Usage`] if the flag is there twice.
-pub fn take_envdir(arguments: &[OsString]) -> Result<Option<Envdir>> {
-    let flag = format!("--{}", ENVDIR.row.name);
+/// Those of [`foreign::translated`].
+pub fn needs_entry(environment: &Environment) -> Result<bool> {
+    Ok(environment.get(wal_g::PATH_VARIABLE).is_some() || !foreign::translated(environment)?.is_empty())
+}
+
+/// Finds `--envdir DIR`, and `--config FILE` where that is one of WAL-G's, before any `--` and takes them out; `None` if
+/// neither is there.
+///
+/// # Errors
+/// [`Kind::Usage`] if a flag is there twice.
+pub fn take_entry(arguments: &[OsString]) -> Result<Option<Entry>> {
+    let (directory, rest) = take(&ENVDIR.row, arguments, |_| true)?;
+    let (wal_g, rest) = take(&CONFIG.row, &rest, wal_g::is_wal_g)?;
+    let found = directory.is_some() || wal_g.is_some();
+    Ok(found.then_some(Entry { directory, wal_g, arguments: rest }))
+}
+
+/// Finds `--flag PATH` or `--flag=PATH` before any `--`, with a path that is wanted, and takes it out; a flag without a
+/// value stays.
+fn take(row: &Row, arguments: &[OsString], wanted: impl Fn(&Path) -> bool) -> Result<(Option<PathBuf>, Vec<OsString>)> {
+    let flag = format!("--{}", row.name);
     let assigned = |word: &OsString| Some(PathBuf::from(word.to_str()?.strip_prefix(&flag)?.strip_prefix('=')?));
-    let mut directories = Vec::new();
-    let mut rest = Vec::new();
-    let mut words = arguments.iter();
+    let (mut found, mut rest) = (Vec::new(), Vec::new());
+    let mut words = arguments.iter().peekable();
     while let Some(word) = words.next() {
         if word == "--" {
             rest.push(word.clone());
             rest.extend(words.by_ref().cloned());
-        } else if *word == *flag {
-            let Some(directory) = words.next() else { return Ok(None) };
-            directories.push(PathBuf::from(directory));
-        } else if let Some(directory) = assigned(word) {
-            directories.push(directory);
+        } else if *word == *flag && words.peek().is_some_and(|path| wanted(Path::new(path))) {
+            found.extend(words.next().map(PathBuf::from));
+        } else if let Some(path) = assigned(word).filter(|path| wanted(path)) {
+            found.push(path);
         } else {
             rest.push(word.clone());
         }
     }
-    if directories.len() > 1 {
+    if found.len() > 1 {
+        let value = row.value.unwrap_or_default();
         return Err(Error::new(Kind::Usage, format!("{flag} is given more than once"))
-            .hint(format!("Give one {flag} DIR; a file in it stands for a variable.")));
+            .hint(format!("Give {flag} {value} once.")));
     }
-    Ok(directories.pop().map(|directory| Envdir { directory, arguments: rest }))
+    Ok((found.pop(), rest))
 }
 
 /// Reads a directory of variables by the rules of envdir(8): a file for each, whose first line is the value; blanks and
@@ -327,7 +388,7 @@ fn read_variable(path: &Path) -> Result<Option<String>> {
     Ok(Some(value.trim_end_matches([' ', '\t']).replace('\0', "\n")))
 }
 
-fn read_bounded(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
+pub(super) fn read_bounded(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
@@ -554,23 +615,71 @@ mod tests {
         assert_eq!(settings.origin(&LOG_LEVEL.row), Some(Origin::Variable("WALDEN_LOG_LEVEL".into())));
     }
 
+    fn words(text: &str) -> Vec<OsString> {
+        text.split(' ').map(OsString::from).collect()
+    }
+
     #[test]
     fn the_directory_is_taken_out_of_the_command_line_wherever_it_stands() {
-        let words = |text: &str| -> Vec<OsString> { text.split(' ').map(OsString::from).collect() };
         for (line, rest) in [
             ("walden --envdir /e wal-push x", "walden wal-push x"),
             ("walden --envdir=/e wal-push x", "walden wal-push x"),
             ("walden wal-push --envdir /e x", "walden wal-push x"),
             ("walden wal-push x --envdir=/e -- --envdir=/f", "walden wal-push x -- --envdir=/f"),
         ] {
-            let expected = Envdir { directory: "/e".into(), arguments: words(rest) };
-            assert_eq!(take_envdir(&words(line)).unwrap(), Some(expected), "{line}");
+            let expected = Entry { directory: Some("/e".into()), wal_g: None, arguments: words(rest) };
+            assert_eq!(take_entry(&words(line)).unwrap(), Some(expected), "{line}");
         }
         for line in ["walden", "walden wal-push --envdir", "walden wal-push -- --envdir /e", "walden --envdirs=/e"] {
-            assert_eq!(take_envdir(&words(line)).unwrap(), None, "{line}");
+            assert_eq!(take_entry(&words(line)).unwrap(), None, "{line}");
         }
-        let twice = take_envdir(&words("walden --envdir /e --envdir=/f config")).unwrap_err();
+        let twice = take_entry(&words("walden --envdir /e --envdir=/f config")).unwrap_err();
         assert_eq!(twice.kind(), Kind::Usage);
+    }
+
+    #[test]
+    fn a_configuration_file_of_wal_g_is_taken_out_and_one_of_ours_is_not() {
+        let taken = |line: &str| take_entry(&words(line)).unwrap();
+        let entry = taken("walden --config /w.yaml wal-push x --config=/ours.toml").unwrap();
+        assert_eq!((entry.directory, entry.wal_g), (None, Some("/w.yaml".into())));
+        assert_eq!(entry.arguments, words("walden wal-push x --config=/ours.toml"));
+        assert_eq!(taken("walden --config /ours.toml wal-push x"), None);
+        let both = taken("walden --config=/w.JSON --envdir /e config").unwrap();
+        assert_eq!((both.directory, both.wal_g), (Some("/e".into()), Some("/w.JSON".into())));
+        assert!(take_entry(&words("walden --config a.json --config b.yml config")).is_err());
+    }
+
+    #[test]
+    fn a_directory_wins_over_the_environment_which_wins_over_a_file_of_wal_g() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (directory, file) = (scratch.path().join("env"), scratch.path().join("wal-g.json"));
+        std::fs::create_dir(&directory).unwrap();
+        std::fs::write(directory.join("A"), "directory").unwrap();
+        std::fs::write(directory.join("WALG_CONFIG_PATH"), file.to_str().unwrap()).unwrap();
+        let text = r#"{"A": "file", "B": "file", "C": "file", "AWS_SECURITY_TOKEN": "t"}"#;
+        std::fs::write(&file, text).unwrap();
+        let environment = [("A", "outside"), ("B", "outside")];
+        let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect();
+        let entry = Entry { directory: Some(directory), ..Entry::default() };
+        let changes = entry.changes(&environment).unwrap();
+        let change = |name: &str| changes.get(name).cloned().map(|value| value.unwrap_or_default());
+        assert_eq!(change("A").as_deref(), Some("directory"));
+        assert_eq!((change("B"), change("C").as_deref()), (None, Some("file")));
+        assert_eq!(change("AWS_SESSION_TOKEN").as_deref(), Some("t"));
+        assert_eq!(change("WALG_CONFIG_PATH").as_deref(), Some(""));
+        assert!(change(WAL_G_VARIABLE).unwrap().ends_with("wal-g.json"));
+    }
+
+    #[test]
+    fn a_process_that_was_started_anew_does_not_start_anew_again() {
+        let environment: Environment = [("AWS_ENDPOINT", "http://h:1"), ("WALE_S3_ENDPOINT", "http+path://h:1")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into_iter()
+            .collect();
+        assert!(needs_entry(&environment).unwrap());
+        let mut after = environment.clone();
+        after.change(&Entry::default().changes(&environment).unwrap());
+        assert!(!needs_entry(&after).unwrap());
     }
 
     #[test]

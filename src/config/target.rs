@@ -13,6 +13,7 @@ use jiff::tz::TimeZone;
 use crate::config::value::{Choice, Value};
 use crate::error::{Error, Kind, Result};
 use crate::layout::BackupId;
+use crate::layout::basebackups::LegacyName;
 use crate::postgres::entry::Tablespace;
 use crate::postgres::lsn::Lsn;
 use crate::wal::timeline::Timeline;
@@ -24,6 +25,8 @@ pub enum Selection {
     Latest,
     /// This one.
     Id(BackupId),
+    /// This one, which WAL-E or WAL-G wrote.
+    Legacy(LegacyName),
 }
 
 impl FromStr for Selection {
@@ -32,6 +35,7 @@ impl FromStr for Selection {
     fn from_str(text: &str) -> Result<Selection> {
         match text {
             "LATEST" => Ok(Selection::Latest),
+            name if name.starts_with("base_") => name.parse().map(Selection::Legacy),
             id => id.parse().map(Selection::Id),
         }
     }

@@ -145,6 +145,22 @@ impl Choice for RemoteCompression {
         &[("none", RemoteCompression::None), ("zstd", RemoteCompression::Zstd)];
 }
 
+/// How a key of libsodium is written, in the words of WAL-G.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KeyTransform {
+    /// As it is; cut, or filled up with zeros, to 32 bytes.
+    None,
+    /// In hexadecimal.
+    Hex,
+    /// In Base64.
+    Base64,
+}
+
+impl Choice for KeyTransform {
+    const WORDS: &'static [(&'static str, KeyTransform)] =
+        &[("none", KeyTransform::None), ("hex", KeyTransform::Hex), ("base64", KeyTransform::Base64)];
+}
+
 /// How much is logged; each level has all that the ones before it have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {

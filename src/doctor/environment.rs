@@ -1,6 +1,6 @@
-//! Variables that are not ours, and that their owners will pass over without a word: misspelt ones, and those that only other
-//! tools read.
+//! Variables that are not ours, and that their owners will pass over without a word: misspelt ones.
 
+use crate::config::foreign;
 use crate::postgres::client::Environment;
 use crate::storage::examination::Finding;
 
@@ -57,20 +57,9 @@ const OF_POSTGRES: &[&str] = &[
     "PGUSER",
 ];
 
-/// Where other tools are told of a store's address, and the AWS SDK is not.
-const ADDRESSES: &[&str] = &["AWS_ENDPOINT", "WALE_S3_ENDPOINT", "WALG_S3_ENDPOINT"];
-
 /// Looks at the names, and at no value.
 pub(super) fn look(variables: &Environment) -> Finding {
     let check = "environment";
-    let given = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"].iter().any(|name| variables.contains_key(*name));
-    if let Some(name) = ADDRESSES.iter().find(|name| variables.contains_key(**name) && !given) {
-        return Finding::limited(
-            check,
-            format!("{name} is another tool's: it does not change which store is asked"),
-            "Set AWS_ENDPOINT_URL_S3 to that address.",
-        );
-    }
     let misspelt: Vec<(&str, &str)> =
         variables.keys().filter_map(|name| Some((name.as_str(), meant_by(name)?))).collect();
     if misspelt.is_empty() {
@@ -89,7 +78,7 @@ fn meant_by(name: &str) -> Option<&'static str> {
         _ if name.starts_with("PG") => OF_POSTGRES,
         _ => return None,
     };
-    if known.contains(&name) || ADDRESSES.contains(&name) {
+    if known.contains(&name) || foreign::fate(name).is_some() {
         return None;
     }
     let bearable = if name.len() < 10 { 1 } else { 2 };
@@ -121,11 +110,5 @@ mod tests {
         {
             assert!(matches!(outcome(&[name]), Outcome::Good(_)), "{name}");
         }
-    }
-
-    #[test]
-    fn an_address_that_only_another_tool_reads_is_told_unless_ours_is_given_too() {
-        assert!(matches!(outcome(&["AWS_ENDPOINT"]), Outcome::Limited(found, _) if found.contains("AWS_ENDPOINT")));
-        assert!(matches!(outcome(&["AWS_ENDPOINT", "AWS_ENDPOINT_URL"]), Outcome::Good(_)));
     }
 }

@@ -86,7 +86,12 @@ pub struct ControlFile {
     pub relation_segment_pages: u32,
     /// Are data pages checksummed?
     pub data_checksums: bool,
+    /// Was the server shut down in good order (`DB_SHUTDOWNED`)?
+    pub shut_down: bool,
 }
+
+/// `DB_SHUTDOWNED` of `DBState` (src/include/catalog/pg_control.h).
+const SHUT_DOWN: u32 = 1;
 
 impl ControlFile {
     /// Reads the content of `global/pg_control`.
@@ -121,6 +126,7 @@ impl ControlFile {
             page_size: u32_at(bytes, 216),
             relation_segment_pages: u32_at(bytes, 220),
             data_checksums: u32_at(bytes, 252) != 0,
+            shut_down: u32_at(bytes, 16) == SHUT_DOWN,
         })
     }
 
@@ -158,6 +164,7 @@ mod tests {
         bytes[216..220].copy_from_slice(&(system_id as u32).to_le_bytes());
         bytes[220..224].copy_from_slice(&timeline.to_le_bytes());
         bytes[228..232].copy_from_slice(&(1u32 << segment_log2).to_le_bytes());
+        bytes[16] = checksums.into();
         bytes[252] = checksums.into();
         let crc = crc32c::crc32c(&bytes[..crc_at]);
         bytes[crc_at..crc_at + 4].copy_from_slice(&crc.to_le_bytes());
@@ -175,7 +182,7 @@ mod tests {
             prop_assert_eq!(control.segment_size.bytes(), 1 << log2);
             prop_assert_eq!(control.page_size, system_id as u32);
             prop_assert_eq!(control.relation_segment_pages, timeline);
-            prop_assert_eq!(control.data_checksums, checksums);
+            prop_assert_eq!((control.data_checksums, control.shut_down), (checksums, checksums));
         }
 
         #[test]

@@ -220,7 +220,7 @@ fn write_at(file: &File, target: &Target, write: &Write, plain: &[u8]) -> Result
 }
 
 /// Is there nothing but zeros?
-fn is_zero(bytes: &[u8]) -> bool {
+pub(super) fn is_zero(bytes: &[u8]) -> bool {
     const ZEROS: [u8; 4096] = [0; 4096];
     bytes.chunks(ZEROS.len()).all(|piece| piece == &ZEROS[..piece.len()])
 }

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::base::Base;
 use super::destination::Destination;
 use super::reach::Way;
-use crate::backup::manifest::Backup;
 use crate::config::target::{Goal, OwnerName, Point};
-use crate::error::Result;
 use crate::postgres::entry::{Database, Tablespace};
 use crate::postgres::lsn::Lsn;
 use crate::wal::chain::Window;
@@ -19,7 +18,7 @@ use crate::wal::timeline::Timeline;
 #[derive(Clone, Debug)]
 pub struct Forecast {
     /// Which backup it takes.
-    pub backup: Backup,
+    pub backup: Base,
     /// The data directory that it makes.
     pub directory: PathBuf,
     /// The tablespaces, and where they will lie.
@@ -38,8 +37,9 @@ pub struct Forecast {
     pub window: Window,
     /// The latest end of a transaction in the WAL of the archive, by the primary's clock, where somebody has looked.
     pub last_commit: Option<Timestamp>,
-    /// About how long the files take: as long as the backup took for the same bytes. The replay of the WAL comes on top.
-    pub copying: Duration,
+    /// About how long the files take: as long as the backup took for the same bytes, where that is known. The replay of the
+    /// WAL comes on top.
+    pub copying: Option<Duration>,
     /// What lies outside the data directory and is in no backup.
     pub configuration: Configuration,
     /// Databases that are there as zeros only, and are to be dropped.
@@ -84,7 +84,7 @@ impl Configuration {
 
 /// What is known before the first byte is written.
 pub(super) struct Known<'a> {
-    pub(super) backup: &'a Backup,
+    pub(super) backup: &'a Base,
     pub(super) goal: &'a Goal,
     pub(super) owner: Option<&'a OwnerName>,
     pub(super) destination: &'a Destination,
@@ -95,14 +95,14 @@ pub(super) struct Known<'a> {
 }
 
 /// Puts it into words and figures.
-pub(super) fn forecast(known: Known<'_>) -> Result<Forecast> {
+pub(super) fn forecast(known: Known<'_>) -> Forecast {
     let Known { backup, goal, owner, destination, way, configuration, left_out, warnings } = known;
-    let size = backup.segment_size()?.bytes();
+    let size = backup.segment_size.bytes();
     let tablespaces = backup
         .tablespaces
         .iter()
         .filter_map(|tablespace| Some((tablespace.clone(), destination.tablespaces().get(&tablespace.oid)?.clone())));
-    Ok(Forecast {
+    Forecast {
         backup: backup.clone(),
         directory: destination.root().to_owned(),
         tablespaces: tablespaces.collect(),
@@ -113,16 +113,16 @@ pub(super) fn forecast(known: Known<'_>) -> Result<Forecast> {
         wal: replay(backup, goal, way, size),
         window: way.window,
         last_commit: way.last_commit,
-        copying: backup.finished.duration_since(backup.started).unsigned_abs(),
+        copying: backup.started.map(|started| backup.finished.duration_since(started).unsigned_abs()),
         configuration,
         left_out,
         unknown: unknown(goal),
         warnings,
-    })
+    }
 }
 
 /// From the segment in which the backup starts to the one in which the target lies, or to the last one.
-fn replay(backup: &Backup, goal: &Goal, way: &Way, size: u64) -> Replay {
+fn replay(backup: &Base, goal: &Goal, way: &Way, size: u64) -> Replay {
     let first = backup.start.0 / size;
     let (to, exact) = match goal {
         Goal::Target(target) => match target.point {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::backup::manifest::Backup;
+use super::base::Base;
 use crate::config::target::{Goal, Point, Target};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::lsn::Lsn;
@@ -30,12 +30,12 @@ pub(super) struct Way {
 ///
 /// # Errors
 /// [`Kind::Incomplete`] if WAL is missing without which the backup does not become consistent.
-pub(super) fn way(backup: &Backup, history: History, coverage: Coverage, stored: Option<Timestamp>) -> Result<Way> {
+pub(super) fn way(backup: &Base, history: History, coverage: Coverage, stored: Option<Timestamp>) -> Result<Way> {
     match coverage.window(backup.stop, backup.finished, stored) {
         Some(window) => Ok(Way { history, coverage, window, last_commit: None }),
         None => Err(Error::new(
             Kind::Incomplete,
-            format!("backup {} lacks WAL that it needs up to {}", backup.id, backup.stop),
+            format!("backup {} lacks WAL that it needs up to {}", backup.name, backup.stop),
         )
         .detail(held(&history, &coverage))
         .hint("Choose another backup: walden backup-list prints them.")),
@@ -126,6 +126,7 @@ fn held(history: &History, coverage: &Coverage) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backup::manifest::Backup;
     use crate::config::target::Action;
     use crate::postgres::control::SystemId;
     use crate::wal::chain::Inventory;
@@ -147,7 +148,7 @@ mod tests {
         inventory.add(Timeline(1), segments.iter().copied().collect());
         let coverage = inventory.coverage(start, stop, &history);
         let backup = Backup { start, stop, finished: time("12:00:00"), ..backup() };
-        way(&backup, history, coverage, Some(time("13:00:00")))
+        way(&Base::of(&backup)?, history, coverage, Some(time("13:00:00")))
     }
 
     fn backup() -> Backup {

@@ -11,12 +11,12 @@ use crate::backup::manifest::{File, Files};
 use crate::config::target::{Action, Goal, Point, TargetTimeline};
 use crate::config::value::Choice;
 use crate::durable;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Kind, Result};
 
 const AUTO_CONF: &str = "postgresql.auto.conf";
-const BACKUP_LABEL: &str = "backup_label";
+pub(super) const BACKUP_LABEL: &str = "backup_label";
 const BACKUP_MANIFEST: &str = "backup_manifest";
-const TABLESPACE_MAP: &str = "tablespace_map";
+pub(super) const TABLESPACE_MAP: &str = "tablespace_map";
 
 /// Settings of an earlier recovery would contradict the new ones: PostgreSQL takes one target only, and a standby must
 /// not stream from where the original once did, or through its slot.
@@ -115,6 +115,13 @@ pub(super) fn share(root: &Path, mode: u32) -> Result<()> {
 /// below `pg_tblspc` anew from it when it starts.
 pub(super) fn map_tablespaces(destination: &Destination, files: &Files) -> Result<Option<File>> {
     let Some(number) = (0..files.len()).find(|&number| files.path(number) == TABLESPACE_MAP) else { return Ok(None) };
+    let Some(map) = rewrite_map(destination)? else { return Ok(None) };
+    let file = files.file(number);
+    Ok(Some(File { size: map.len() as u64, crc32c: crc32c::crc32c(map.as_bytes()), ..file }))
+}
+
+/// Rewrites `tablespace_map`, which is there, if a tablespace lies elsewhere now; returns its new content.
+fn rewrite_map(destination: &Destination) -> Result<Option<String>> {
     if !destination.is_mapped() {
         return Ok(None);
     }
@@ -122,8 +129,28 @@ pub(super) fn map_tablespaces(destination: &Destination, files: &Files) -> Resul
     let map = fs::read_to_string(&path).during(|| format!("could not read \"{}\"", path.display()))?;
     let map = mapped(&map, destination);
     durable::write(&path, map.as_bytes())?;
-    let file = files.file(number);
-    Ok(Some(File { size: map.len() as u64, crc32c: crc32c::crc32c(map.as_bytes()), ..file }))
+    Ok(Some(map))
+}
+
+/// The same for a backup that is not ours, in which it need not be there.
+///
+/// # Errors
+/// [`Kind::Corrupt`] if it has a tablespace of which the backup said nothing before: its files would lie elsewhere than
+/// PostgreSQL looks for them.
+pub(super) fn map_known_tablespaces(destination: &Destination) -> Result<()> {
+    let path = destination.root().join(TABLESPACE_MAP);
+    let map = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        map => map.during(|| format!("could not read \"{}\"", path.display()))?,
+    };
+    // One that lies in the data directory itself (`allow_in_place_tablespaces`) has no place outside.
+    let outside = map.lines().filter_map(|line| line.split_once(' ').filter(|(_, place)| place.starts_with('/')));
+    let mut numbers = outside.filter_map(|(oid, _)| oid.parse::<u32>().ok());
+    match numbers.find(|oid| !destination.tablespaces().contains_key(oid)) {
+        Some(oid) => Err(Error::new(Kind::Corrupt, format!("the backup does not say where tablespace {oid} lay"))
+            .detail("it is in its tablespace_map, and not in its sentinel")),
+        None => rewrite_map(destination).map(drop),
+    }
 }
 
 /// One line a tablespace: its OID, a space, its place (`read_tablespace_map` in src/backend/access/transam/xlogrecovery.c).

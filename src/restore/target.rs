@@ -266,15 +266,20 @@ fn clear(directory: &Path, keep: Option<&Path>) -> Result<()> {
 impl Prepared {
     /// Makes all directories, and the links to those that lie outside.
     pub(super) fn make_directories(&self, plan: &Plan, root_mode: u32) -> Result<()> {
-        let destination = plan.destination();
-        for place in destination.directories() {
-            set_mode(place, root_mode)?;
-        }
+        self.share(plan.destination(), root_mode)?;
         for (directory, mode) in plan.directories() {
-            let made = fs::DirBuilder::new().mode(mode).recursive(true).create(&directory);
-            made.during(|| format!("could not create \"{}\"", directory.display()))?;
-            set_mode(&directory, mode)?;
+            make_directory(&directory, mode)?;
         }
+        self.link(plan.destination())
+    }
+
+    /// Gives the data directory, and what lies outside it, these permission bits.
+    pub(super) fn share(&self, destination: &Destination, root_mode: u32) -> Result<()> {
+        destination.directories().try_for_each(|place| set_mode(place, root_mode))
+    }
+
+    /// Makes the links to what lies outside the data directory, where `pg_tblspc` is.
+    pub(super) fn link(&self, destination: &Destination) -> Result<()> {
         let tablespaces =
             destination.tablespaces().iter().map(|(oid, place)| (format!("pg_tblspc/{oid}"), place.as_path()));
         let wal = destination.wal().map(|place| (WAL_DIRECTORY.to_owned(), place));
@@ -307,6 +312,13 @@ impl Prepared {
         fs::remove_file(&self.marker).during(|| format!("could not remove \"{}\"", self.marker.display()))?;
         durable::sync_parent(&self.marker)
     }
+}
+
+/// Makes a directory and those above it, with these permission bits whatever the umask says; one that is there gets them.
+pub(super) fn make_directory(directory: &Path, mode: u32) -> Result<()> {
+    let made = fs::DirBuilder::new().mode(mode).recursive(true).create(directory);
+    made.during(|| format!("could not create \"{}\"", directory.display()))?;
+    set_mode(directory, mode)
 }
 
 fn set_mode(path: &Path, mode: u32) -> Result<()> {

@@ -2,13 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::archive::Archive;
 use crate::durable::{self, Staged};
 use crate::error::{Context, Kind, Result};
 use crate::postgres::control::{ControlFile, SystemId};
 use crate::postgres::datadir;
 use crate::wal::prefetch::{self, Ahead, Taken};
-use crate::wal::receive;
+use crate::wal::receive::{self, Sources};
 use crate::wal::segment::{SegmentName, WalFile};
 use crate::wal::spool::Spool;
 
@@ -92,8 +91,10 @@ pub fn take(job: &Job) -> Result<bool> {
 /// nothing bears the target's name.
 ///
 /// # Errors
-/// [`Kind::NotFound`] only if the store said that the object is absent from an archive that is there.
-pub async fn fetch(archive: &Archive, job: &Job) -> Result<()> {
+/// [`Kind::NotFound`] only if the stores said that the object is absent, from our archive, which is there or has not been
+/// begun beside the one before it, and from that one.
+pub async fn fetch(sources: &Sources, job: &Job) -> Result<()> {
+    let archive = &sources.archive;
     let what = || could_not_fetch(job);
     let Request { file, target, .. } = &job.request;
     let system_id = match job.control.as_ref().map(|control| control.system_id).or(job.request.system_id) {
@@ -107,9 +108,9 @@ pub async fn fetch(archive: &Archive, job: &Job) -> Result<()> {
     }
     let staged =
         Staged::beside(target).during(|| format!("could not create a file beside \"{}\"", target.display()))?;
-    let staged = match receive::receive(archive, system_id, *file, job.control.as_ref(), staged).await {
+    let staged = match receive::receive(sources, system_id, *file, job.control.as_ref(), staged).await {
         Err(error) if error.kind() == Kind::NotFound => {
-            archive.prove(system_id).await.during(what)?;
+            prove(sources, system_id).await.during(what)?;
             return Err(error.during(format!("\"{file}\" is not in the archive")));
         }
         result => result.during(what)?,
@@ -122,6 +123,17 @@ pub async fn fetch(archive: &Archive, job: &Job) -> Result<()> {
         ahead.note(segment, Taken::Missing);
     }
     Ok(())
+}
+
+/// Is our archive there, or at least its prefix right?
+async fn prove(Sources { archive, legacy }: &Sources, system_id: SystemId) -> Result<()> {
+    match archive.prove(system_id).await {
+        Err(error) if error.kind() == Kind::Config => match legacy.vouches_for_our_prefix().await? {
+            true => Ok(()),
+            false => Err(error),
+        },
+        outcome => outcome,
+    }
 }
 
 fn could_not_fetch(job: &Job) -> String {

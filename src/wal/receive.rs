@@ -1,4 +1,5 @@
-//! One WAL file out of the archive and into a staged file, checked: what `wal-fetch` does at once, and ahead.
+//! One WAL file out of the archive and into a staged file, checked: what `wal-fetch` does at once, and ahead. What is not in
+//! our archive may be in an older one, which WAL-E or WAL-G wrote: a standby follows from one to the other.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -7,28 +8,49 @@ use crate::archive::Archive;
 use crate::durable::Staged;
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::Key;
+use crate::legacy::Legacy;
 use crate::postgres::control::{ControlFile, SystemId};
 use crate::wal::header::{self, LONG_HEADER_SIZE, LongHeader};
 use crate::wal::segment::WalFile;
+
+/// Where WAL files come from.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// Our archive, which is asked first.
+    pub archive: Archive,
+    /// The one before it, which is asked for what is not in ours.
+    pub legacy: Legacy,
+}
 
 /// Fetches a file of the cluster `system` into `staged`. If this returns `Ok`, the file is complete and is what its name
 /// says; where there is a control file, a segment belongs to its cluster and has its size.
 ///
 /// # Errors
-/// [`Kind::NotFound`] only if the store said so; [`Kind::Corrupt`] for an object that is damaged or not what its key says;
+/// [`Kind::NotFound`] only if both stores said so; [`Kind::Corrupt`] for an object that is damaged or not what its key says;
 /// [`Kind::Refused`] for a segment of another cluster or size.
 pub async fn receive(
-    archive: &Archive,
+    sources: &Sources,
     system: SystemId,
     file: WalFile,
     control: Option<&ControlFile>,
-    staged: Staged,
+    mut staged: Staged,
 ) -> Result<Staged> {
+    let Sources { archive, legacy } = sources;
     let key = Key::Wal(system, file);
-    let (header, mut staged) = archive.get_file(&key, staged).await?;
-    if header.file.name != file.to_string() || header.file.system_id != system {
-        return Err(Error::new(Kind::Corrupt, format!("{} is not what its key says", archive.url(&key)))
-            .detail(format!("it holds \"{}\" of system identifier {}", header.file.name, header.file.system_id)));
+    match archive.get_file(&key, &mut staged).await {
+        Ok((header, _)) if header.file.name != file.to_string() || header.file.system_id != system => {
+            return Err(Error::new(Kind::Corrupt, format!("{} is not what its key says", archive.url(&key)))
+                .detail(format!("it holds \"{}\" of system identifier {}", header.file.name, header.file.system_id)));
+        }
+        Ok(_) => {}
+        Err(absent) if absent.kind() == Kind::NotFound => match legacy.find(file).await? {
+            Some(stored) => {
+                staged = legacy.receive(file, &stored, system, control, staged).await?;
+                tracing::debug!("\"{file}\" comes from {}", legacy.store().url(&stored.key));
+            }
+            None => return Err(absent),
+        },
+        Err(error) => return Err(error),
     }
     check(file, staged.file(), control)?;
     Ok(staged)

@@ -30,7 +30,7 @@ use crate::wal::tree::{self, Tree};
 
 pub use self::deep::Deep;
 pub use self::report::{Damage, DeepRead, Recoverable, Report, SeenTimeline, VerifiedBackup, Way, judge};
-pub use self::tail::last_commit;
+pub use self::tail::{last_commit, newest_first};
 pub use crate::wal::survey::history;
 
 /// Verifies that every complete backup of a cluster can be recovered along every timeline that passes through it: from its

@@ -15,6 +15,7 @@ use crate::config::options::{self, retention};
 use crate::config::target::Selection;
 use crate::config::value::Value;
 use crate::error::{Error, Kind, Result};
+use crate::layout::basebackups::LegacyName;
 
 /// What is to be deleted.
 ///
@@ -33,6 +34,7 @@ pub(super) fn deletion(what: &str, words: &[&str], matches: &ArgMatches, setting
         ("retain", [count] | ["FULL" | "FIND_FULL", count]) => rules(Some(read_count(count)?), min, settings)?,
         ("before", [text] | ["FIND_FULL", text]) => before(text, min)?,
         ("backup", [_, ..]) => {
+            words.iter().try_for_each(|word| refuse_theirs(word))?;
             Demand::Backups { ids: words.iter().map(|id| id.parse()).collect::<Result<BTreeSet<_>>>()?, even_the_last }
         }
         ("everything", []) => Demand::Everything { even_the_last },
@@ -59,6 +61,7 @@ fn read_count(text: &str) -> Result<u32> {
 
 fn before(text: &str, min: u32) -> Result<Demand> {
     if let Ok(selection) = text.parse::<Selection>() {
+        refuse_theirs(text)?;
         return Ok(Demand::OlderThan(selection, min));
     }
     match Timestamp::read(text) {
@@ -66,6 +69,11 @@ fn before(text: &str, min: u32) -> Result<Demand> {
         Err(_) => Err(Error::new(Kind::Usage, format!("\"{text}\" is neither a time nor the id of a base backup"))
             .hint("Write a time such as '2026-11-01 00:00+01', LATEST, or an id as walden backup-list prints it.")),
     }
+}
+
+/// What WAL-E and WAL-G wrote is never deleted.
+fn refuse_theirs(text: &str) -> Result<()> {
+    LegacyName::parse(text).map_or(Ok(()), |name| Err(name.not_ours()))
 }
 
 /// A flag that would say nothing is refused: somebody relies on it.
@@ -175,7 +183,8 @@ mod tests {
             ("before", Kind::Usage, "before what"),
             ("before|yesterday", Kind::Usage, "yesterday"),
             ("backup", Kind::Usage, "no backup"),
-            ("backup|base_000000010000000000000002", Kind::Usage, "base_"),
+            ("backup|base_000000010000000000000002", Kind::Refused, "base_"),
+            ("before|base_000000010000000000000002", Kind::Refused, "base_"),
             ("everything|--window|3d", Kind::Usage, "--retain-window says nothing"),
             ("retain|3|--even-the-last", Kind::Usage, "--even-the-last"),
             ("wal", Kind::Usage, "nothing that can be deleted"),

@@ -9,12 +9,11 @@ use rustix::fs::FlockOperation;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::{Ahead, PART};
-use crate::archive::Archive;
 use crate::durable::Staged;
 use crate::error::{Context, Recovery, Result};
 use crate::observe::repeats::REPEATED;
 use crate::postgres::datadir;
-use crate::wal::receive;
+use crate::wal::receive::{self, Sources};
 use crate::wal::segment::{SegmentName, WalFile};
 use crate::wal::timeline::Timeline;
 
@@ -49,13 +48,13 @@ const FREE_ENOUGH: u64 = 4 << 30;
 ///
 /// # Errors
 /// If the spool cannot be used. What cannot be fetched is not an error: who asks for it is told.
-pub async fn run(archive: &Archive, ahead: &Ahead) -> Result<()> {
+pub async fn run(sources: &Sources, ahead: &Ahead) -> Result<()> {
     // Signals to the process group of a server, and to a terminal, are not for us. Fails only for a group's first process.
     let _ = rustix::process::setsid();
     let Some(lock) = lock(ahead)? else { return Ok(()) };
     sweep_others(ahead);
     let mut downloads = JoinSet::new();
-    serve(archive, ahead, &mut downloads).await;
+    serve(sources, ahead, &mut downloads).await;
     // One that still ran would write into the directory that is being removed.
     downloads.shutdown().await;
     ahead.spool.remove_fetched();
@@ -116,7 +115,7 @@ struct State {
     last_change: Instant,
 }
 
-async fn serve(archive: &Archive, ahead: &Ahead, downloads: &mut JoinSet<(u64, Result<()>)>) {
+async fn serve(sources: &Sources, ahead: &Ahead, downloads: &mut JoinSet<(u64, Result<()>)>) {
     let mut state = State {
         wanted: None,
         window: FIRST_WINDOW.min(ahead.window),
@@ -135,7 +134,7 @@ async fn serve(archive: &Archive, ahead: &Ahead, downloads: &mut JoinSet<(u64, R
             state.take_notice(wanted, ahead);
         }
         let present = state.tidy(ahead);
-        state.start_downloads(archive, ahead, &present, downloads);
+        state.start_downloads(sources, ahead, &present, downloads);
         let quiet_for = state.last_change.elapsed();
         let nothing_kept = present.is_empty() && downloads.is_empty();
         if quiet_for > ABANDONED || (quiet_for > IDLE && (nothing_kept || server.is_none())) {
@@ -214,7 +213,7 @@ impl State {
 
     fn start_downloads(
         &mut self,
-        archive: &Archive,
+        sources: &Sources,
         ahead: &Ahead,
         present: &BTreeSet<u64>,
         downloads: &mut JoinSet<(u64, Result<()>)>,
@@ -228,8 +227,8 @@ impl State {
             }
             let name = SegmentName::new(timeline, number, ahead.control.segment_size);
             let (Some(name), true) = (name, has_room(ahead, self.running.len() as u64 + 1)) else { return };
-            let (archive, ahead) = (archive.clone(), ahead.clone());
-            let download = async move { (number, download(&archive, &ahead, name).await) };
+            let (sources, ahead) = (sources.clone(), ahead.clone());
+            let download = async move { (number, download(&sources, &ahead, name).await) };
             self.running.insert(number, downloads.spawn(download));
         }
     }
@@ -281,12 +280,12 @@ fn reserve(size: u64) -> u64 {
 }
 
 /// Fetches a segment under its name. Not synced: see the head of `wal::prefetch`.
-async fn download(archive: &Archive, ahead: &Ahead, name: SegmentName) -> Result<()> {
+async fn download(sources: &Sources, ahead: &Ahead, name: SegmentName) -> Result<()> {
     let what = || format!("could not write to the spool \"{}\"", ahead.directory.display());
     let staged = Staged::at(&ahead.part(name), &ahead.segment(name)).during(what)?;
     let file = WalFile::Segment(name);
     let control = &ahead.control;
-    receive::receive(archive, control.system_id, file, Some(control), staged).await?.rename()
+    receive::receive(sources, control.system_id, file, Some(control), staged).await?.rename()
 }
 
 #[cfg(test)]

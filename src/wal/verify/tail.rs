@@ -45,8 +45,8 @@ pub async fn last_commit(
     Ok(latest)
 }
 
-/// The segments before the first gap.
-fn newest_first(history: &History, coverage: &Coverage, size: SegmentSize) -> impl Iterator<Item = SegmentName> {
+/// The segments before the first gap of a way.
+pub fn newest_first(history: &History, coverage: &Coverage, size: SegmentSize) -> impl Iterator<Item = SegmentName> {
     let start = coverage.first;
     let end = coverage.end.0 / size.bytes();
     let legs = legs(Lsn(start * size.bytes()), history, size);
