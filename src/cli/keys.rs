@@ -13,7 +13,7 @@ use crate::crypt::{ExposeSecret, Identity, Zeroizing};
 use crate::durable::Staged;
 use crate::error::{Context, Error, Kind, Result};
 use crate::keys::{Fate, Listed, Plan, Verdict};
-use crate::observe::counted;
+use crate::observe::words::counted;
 
 /// Makes an age identity where there is no file, and prints the public halves of what is in the file.
 pub(super) fn keygen(path: &Path, as_identity: bool) -> Result<()> {

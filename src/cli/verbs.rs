@@ -9,9 +9,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::arguments::{Deletion, Invocation, Verb};
-use super::opening::{archive, keyless_archive, legacy, level, pushing_archive, sources_address, wal_archive, wal_sources};
+use super::opening::{
+    archive, keyless_archive, legacy, level, pushing_archive, sources_address, wal_archive, wal_sources,
+};
 use super::{
-    backups, config, deleting, doctor, keys, looking, message, pages, resident, restoring, retaining, theirs, wal, watching,
+    backups, config, deleting, doctor, keys, looking, message, pages, resident, restoring, retaining, theirs, wal,
+    watching,
 };
 use crate::archive::Archive;
 use crate::backup::delete::{self, expire, expiry};

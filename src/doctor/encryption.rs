@@ -2,7 +2,7 @@
 
 use crate::archive::Archive;
 use crate::error::{Error, Kind};
-use crate::observe::counted;
+use crate::observe::words::counted;
 use crate::postgres::control::SystemId;
 use crate::storage::examination::Finding;
 

@@ -32,15 +32,20 @@ impl fmt::Display for Writer {
 }
 
 /// The name of a backup of WAL-E (`base_<segment>_<offset>`), or of WAL-G (`base_<segment>`, and `base_<segment>_D_<segment
-/// of the one before>` for a delta).
+/// of the one before>` for a delta). WAL-RUS names all deltas before, down to the full backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LegacyName {
     /// The segment in which its WAL begins.
     pub segment: SegmentName,
     /// Of a delta, the segment in which that of the backup before begins. It names that one in part only.
     pub parent: Option<SegmentName>,
+    /// Those before that one, as far as the name has them.
+    further: [Option<SegmentName>; MOST_FURTHER],
     offset: Option<[u8; OFFSET_DIGITS]>,
 }
+
+/// So many backups are in the name of another one at most, beside the one before it.
+const MOST_FURTHER: usize = 15;
 
 /// Digits of an offset: `lpad(file_offset::text, 8, '0')` in WAL-E, so they are decimal.
 const OFFSET_DIGITS: usize = 8;
@@ -50,10 +55,12 @@ impl LegacyName {
     pub fn parse(text: &str) -> Option<LegacyName> {
         let rest = text.strip_prefix("base_")?;
         let (segment, rest) = rest.split_at_checked(24)?;
-        let (parent, rest) = match rest.strip_prefix("_D_") {
-            Some(rest) => rest.split_at_checked(24).map(|(parent, rest)| (Some(parent), rest))?,
-            None => (None, rest),
-        };
+        let (mut rest, mut named) = (rest, Vec::new());
+        while let Some(delta) = rest.strip_prefix("_D_") {
+            let (before, behind) = delta.split_at_checked(24)?;
+            named.push(SegmentName::parse(before)?);
+            rest = behind;
+        }
         let offset = match rest.strip_prefix('_') {
             Some(digits) => Some(<[u8; OFFSET_DIGITS]>::try_from(digits.as_bytes()).ok()?),
             None if rest.is_empty() => None,
@@ -63,11 +70,13 @@ impl LegacyName {
         if offset.is_some_and(|digits| !digits.iter().all(is_digit)) {
             return None;
         }
-        let parent = match parent {
-            Some(parent) => Some(SegmentName::parse(parent)?),
-            None => None,
-        };
-        Some(LegacyName { segment: SegmentName::parse(segment)?, parent, offset })
+        let (mut further, mut named) = ([None; MOST_FURTHER], named.into_iter());
+        let parent = named.next();
+        further.iter_mut().zip(named.by_ref()).for_each(|(place, before)| *place = Some(before));
+        if named.next().is_some() {
+            return None;
+        }
+        Some(LegacyName { segment: SegmentName::parse(segment)?, parent, further, offset })
     }
 
     /// Where in its segment the WAL begins, as WAL-E says it; `None` in a name of WAL-G.
@@ -91,6 +100,11 @@ impl LegacyName {
     /// The backup whose sentinel this is; `None` for any other key.
     pub fn of_sentinel(key: &str) -> Option<LegacyName> {
         LegacyName::parse(key.strip_prefix(BACKUPS)?.strip_suffix(SENTINEL)?)
+    }
+
+    /// Does this key end as those of sentinels do, whatever it begins with?
+    pub fn ends_as_sentinel(key: &str) -> bool {
+        key.ends_with(SENTINEL)
     }
 
     /// The key of its sentinel.
@@ -122,8 +136,8 @@ impl LegacyName {
 impl fmt::Display for LegacyName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "base_{}", self.segment)?;
-        if let Some(parent) = self.parent {
-            write!(f, "_D_{parent}")?;
+        for before in self.parent.iter().chain(self.further.iter().flatten()) {
+            write!(f, "_D_{before}")?;
         }
         match self.offset {
             Some(digits) => write!(f, "_{}", String::from_utf8_lossy(&digits)),
@@ -160,10 +174,11 @@ pub(crate) mod tests {
             let digits = format!("{offset:08}");
             <[u8; OFFSET_DIGITS]>::try_from(digits.as_bytes()).unwrap()
         }));
-        (any_segment(), prop::option::of(any_segment()), offset).prop_map(|(segment, parent, offset)| LegacyName {
-            segment,
-            parent,
-            offset,
+        let before = prop::collection::vec(any_segment(), 0..=1 + MOST_FURTHER);
+        (any_segment(), before, offset).prop_map(|(segment, before, offset)| {
+            let mut further = [None; MOST_FURTHER];
+            further.iter_mut().zip(before.iter().skip(1)).for_each(|(place, before)| *place = Some(*before));
+            LegacyName { segment, parent: before.first().copied(), further, offset }
         })
     }
 
@@ -175,7 +190,7 @@ pub(crate) mod tests {
         }
 
         #[test]
-        fn whatever_parses_is_built_the_same(text in "base_[0-9A-F]{24}(_D_[0-9A-F]{24})?(_[0-9A-F]{7,9})?[_x]?") {
+        fn whatever_parses_is_built_the_same(text in "base_[0-9A-F]{24}(_D_[0-9A-F]{24}){0,18}(_[0-9A-F]{7,9})?[_x]?") {
             if let Some(name) = LegacyName::parse(&text) {
                 prop_assert_eq!(name.to_string(), text);
             }
@@ -190,6 +205,9 @@ pub(crate) mod tests {
         assert_eq!(delta.parent.unwrap().to_string(), "00000001000000000000002A");
         assert_eq!((delta.offset(), delta.writer()), (None, Writer::WalG));
         assert_eq!(delta.parts(), format!("basebackups_005/{delta}/tar_partitions/"));
+        let all = "base_00000001000000000000002E_D_00000001000000000000002C_D_00000001000000000000002A";
+        let deep = LegacyName::parse(all).unwrap();
+        assert_eq!((deep.to_string().as_str(), deep.parent.unwrap()), (all, delta.segment));
         for other in ["base_", "base_00000001000000000000002A_", "base_00000001000000000000002A_4", "base_x", "LATEST"]
         {
             assert_eq!(LegacyName::parse(other), None, "{other}");

@@ -42,7 +42,8 @@ impl Found {
 }
 
 impl Legacy {
-    /// All base backups: what is none or cannot be read, then the complete ones, oldest first by when they ended. None where it is remembered that there is no such archive.
+    /// All base backups: what is none or cannot be read, then the complete ones, oldest first by when they ended. None where
+    /// it is remembered that there is no such archive.
     ///
     /// # Errors
     /// Those of the store; [`Kind::Config`] if a setting names an archive that is not there.
@@ -53,9 +54,18 @@ impl Legacy {
         let (mut sentinels, mut folders) = (Vec::new(), Vec::new());
         let query = ListQuery { prefix: keys::BACKUPS.to_owned(), fold: true, ..ListQuery::default() };
         list_all(&**self.store(), query, |page| {
-            let named =
-                page.objects.iter().filter_map(|object| Some((LegacyName::of_sentinel(&object.key)?, object.modified)));
-            sentinels.extend(named);
+            for object in &page.objects {
+                match LegacyName::of_sentinel(&object.key) {
+                    Some(name) => sentinels.push((name, object.modified)),
+                    None if LegacyName::ends_as_sentinel(&object.key) => {
+                        tracing::warn!(
+                            "{} is passed over: it has not the name of a backup",
+                            self.store().url(&object.key)
+                        );
+                    }
+                    None => {}
+                }
+            }
             folders.extend(page.prefixes.iter().filter_map(|folder| LegacyName::of_folder(folder)));
         })
         .await?;
@@ -122,9 +132,9 @@ impl Legacy {
     /// The major version of PostgreSQL that WAL-E wrote beside a backup: `PostgreSQL 14.23 on …`.
     async fn version(&self, name: LegacyName) -> Result<Option<u16>> {
         let read = |source: Source| {
-            let mut text = String::new();
-            source.take(LONGEST_VERSION).read_to_string(&mut text).map_err(error_of)?;
-            Ok(text)
+            let mut text = Vec::new();
+            source.take(LONGEST_VERSION).read_to_end(&mut text).map_err(error_of)?;
+            Ok(String::from_utf8_lossy(&text).into_owned())
         };
         match self.read_bare(&name.extended_version(), read).await {
             Ok(text) => Ok(major(&text)),
@@ -167,8 +177,7 @@ impl Legacy {
             }
             Err(error) if error.kind() == Kind::NotFound => {
                 return Err(Error::new(Kind::Incomplete, format!("backup {} lacks its list of files", backup.name))
-                    .detail(format!("{} does not exist", self.store().url(&key)))
-                    .hint("Restore another backup: walden backup-list prints them."));
+                    .detail(format!("{} does not exist", self.store().url(&key))));
             }
             Err(error) => return Err(error),
         }

@@ -71,7 +71,11 @@ impl Codec {
     pub fn split(name: &str) -> (&str, Codec) {
         let split = |codec: Codec| Some((name.strip_suffix(codec.extension())?, codec));
         // The last one always fits.
-        Codec::ALL.into_iter().find_map(split).unwrap_or((name, Codec::Plain))
+        match Codec::ALL.into_iter().find_map(split).unwrap_or((name, Codec::Plain)) {
+            // WAL-G up to 3.0.8 wrote the dot before an extension that is empty (wal-g#2227).
+            (name, Codec::Plain) => (name.strip_suffix('.').unwrap_or(name), Codec::Plain),
+            split => split,
+        }
     }
 
     /// What every such stream begins with, where there is such a thing.

@@ -10,6 +10,9 @@ use crate::error::{Error, Kind, Result};
 use crate::legacy::codec::error_of;
 use crate::postgres::page::PAGE_SIZE;
 
+/// How WAL-RUS calls this form, in the sentinel of each delta.
+pub const FORM: &str = "wi1";
+
 /// The first four bytes.
 pub const MAGIC: [u8; 4] = [b'w', b'i', b'1', 0x55];
 

@@ -27,6 +27,11 @@ impl Part {
         Codec::split(&self.name).0
     }
 
+    /// Does a list of files mean this one? WAL-G's have the names of the objects, WAL-RUS's those without the extension.
+    pub fn is_called(&self, listed: &str) -> bool {
+        self.name == listed || self.tar() == listed
+    }
+
     /// Is it one of those that WAL-G writes when all others are stored: `global/pg_control`, and `backup_label` with
     /// `tablespace_map`? Of an older backup in a chain they are of no use.
     pub fn is_last(&self) -> bool {
@@ -37,7 +42,12 @@ impl Part {
         self.tar() == "pg_control.tar"
     }
 
-    /// `part_001.tar` of WAL-G, `part_00000000.tar` of WAL-E. WAL-G's `copy_1.tar` was copied from another backup.
+    /// `copy_1.tar`: WAL-G copied it from another backup.
+    pub fn is_copied(&self) -> bool {
+        self.name.starts_with("copy_")
+    }
+
+    /// `part_001.tar` of WAL-G, `part_00000000.tar` of WAL-E.
     fn number(&self) -> Option<u64> {
         self.tar().strip_prefix("part_")?.strip_suffix(".tar")?.parse().ok()
     }
@@ -64,7 +74,7 @@ pub fn check(parts: &[Part], writer: Writer, listed: &BTreeSet<String>) -> Resul
             count => format!("{count} others are there"),
         }))
     };
-    if let Some(name) = listed.iter().find(|name| !parts.iter().any(|part| part.name == **name)) {
+    if let Some(name) = listed.iter().find(|name| !parts.iter().any(|part| part.is_called(name))) {
         return missing(name);
     }
     if writer == Writer::WalG && !parts.iter().any(Part::is_control) {
@@ -79,7 +89,7 @@ pub fn check(parts: &[Part], writer: Writer, listed: &BTreeSet<String>) -> Resul
     match (first..=last).find(|number| !numbers.contains(number)) {
         Some(number) if listed.is_empty() && writer == Writer::WalE => missing(&format!("part_{number:08}.tar")),
         // One that was copied had a number of its own.
-        Some(number) if listed.is_empty() && !parts.iter().any(|part| part.name.starts_with("copy_")) => {
+        Some(number) if listed.is_empty() && !parts.iter().any(Part::is_copied) => {
             missing(&format!("part_{number:03}.tar"))
         }
         _ => Ok(()),
@@ -112,9 +122,7 @@ pub struct Tally {
 /// [`Kind::Incomplete`] if what is there is less than that, or more.
 pub fn check_tally(tally: Tally, expected: u64) -> Result<()> {
     let refused = |detail: String| {
-        Err(Error::new(Kind::Incomplete, "the last archive of the backup may be missing")
-            .detail(detail)
-            .hint("Restore another backup: walden backup-list prints them."))
+        Err(Error::new(Kind::Incomplete, "the last archive of the backup may be missing").detail(detail))
     };
     let Some(shortfall) = expected.checked_sub(tally.bytes) else {
         return refused(format!("its files have {} bytes, its sentinel says {expected}", tally.bytes));
@@ -159,6 +167,8 @@ mod tests {
         let whole = ["part_001.tar.lz4", "part_002.tar.lz4", "pg_control.tar.lz4"];
         assert_eq!(missing(&whole, g, &[]), None);
         assert_eq!(missing(&whole, g, &["part_002.tar.lz4"]), None);
+        assert_eq!(missing(&whole, g, &["part_001.tar", "part_002.tar"]), None);
+        assert_eq!(missing(&whole, g, &["part_003.tar"]).unwrap(), "part_003.tar");
         assert_eq!(missing(&whole, g, &["part_003.tar.lz4"]).unwrap(), "part_003.tar.lz4");
         assert_eq!(missing(&whole[..2], g, &[]).unwrap(), "pg_control.tar");
         assert_eq!(missing(&whole[1..], g, &[]).unwrap(), "part_001.tar");

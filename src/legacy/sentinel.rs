@@ -47,6 +47,9 @@ impl Position {
     pub fn lsn(self, size: SegmentSize) -> Option<Lsn> {
         match self {
             Position::Lsn(lsn) => Some(lsn),
+            // Before PostgreSQL 17 `pg_walfile_name_offset` takes the end of a segment for its offset 0, and nothing begins or
+            // ends at its beginning, where a page header is.
+            Position::Within(segment, 0) => Position::Within(segment, size.bytes()).lsn(size),
             Position::Within(segment, offset) if offset <= size.bytes() => {
                 Some(Lsn(segment.start(size)?.0.checked_add(offset)?))
             }
@@ -80,6 +83,8 @@ pub struct LegacyBackup {
     pub parent: Option<LegacyName>,
     /// Of a delta, where that one begins.
     pub parent_start: Option<Lsn>,
+    /// Of a delta of WAL-RUS, how its increments are written; WAL-G knows one form alone, and does not say so.
+    pub increments: Option<String>,
     /// The tablespaces outside the data directory.
     pub tablespaces: Vec<Tablespace>,
     /// Bytes of the cluster's files, or, where WAL-G does not say that, of its own archives.
@@ -107,6 +112,8 @@ struct Sentinel {
     delta_from: Option<String>,
     #[serde(rename = "DeltaLSN", alias = "DeltaFromLSN")]
     delta_lsn: Option<u64>,
+    #[serde(rename = "IncrementFormat")]
+    increment_format: Option<String>,
     #[serde(rename = "PgVersion")]
     pg_version: Option<u32>,
     #[serde(rename = "SystemIdentifier")]
@@ -155,6 +162,7 @@ impl LegacyBackup {
             stop: stop(name, &sentinel)?,
             parent: parent(name, &sentinel)?,
             parent_start: sentinel.delta_lsn.map(Lsn),
+            increments: sentinel.increment_format,
             tablespaces: sentinel.spec.as_ref().map_or(Ok(Vec::new()), tablespaces)?,
             plain_size: sentinel
                 .expanded_size_bytes
@@ -368,5 +376,6 @@ mod tests {
         let size = SegmentSize::new(1 << 20).unwrap();
         assert_eq!(Position::Within(segment, 1 << 20).lsn(size), Some(Lsn(3 << 20)));
         assert_eq!(Position::Within(segment, (1 << 20) + 1).lsn(size), None);
+        assert_eq!(Position::Within(segment, 0).lsn(size), Some(Lsn(3 << 20)));
     }
 }

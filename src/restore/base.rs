@@ -27,6 +27,8 @@ pub struct Base {
     pub started: Option<Timestamp>,
     /// When it ended: recovery can stop at this time and later.
     pub finished: Timestamp,
+    /// Is that its own word? Otherwise it is when its sentinel was stored, which in a copied archive is any time later.
+    pub finish_is_said: bool,
     /// The timeline of its WAL.
     pub timeline: Timeline,
     /// Where replay begins.
@@ -58,6 +60,7 @@ impl Base {
             postgres: backup.postgres,
             started: Some(backup.started),
             finished: backup.finished,
+            finish_is_said: true,
             timeline: backup.timeline,
             start: backup.start,
             stop: backup.stop,

@@ -21,7 +21,7 @@ use super::destination::{Destination, WAL_DIRECTORY};
 use super::forecast::{self, Configuration, Forecast};
 use super::owner::Owner;
 use super::target::{self, make_directory};
-use super::{Kept, Prospect, Request, Restored, Work, finish, reach, recovery};
+use super::{Kept, Prospect, Request, Restored, Work, finish, reach, recovery, select};
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::basebackups::Writer;
 use crate::legacy::sentinel::LegacyBackup;
@@ -54,6 +54,14 @@ const DIRECTORIES: [&str; 21] = [
     "pg_xact",
 ];
 
+/// What is wrong with one backup of theirs does not concern the others.
+fn advised(error: Error) -> Error {
+    match error.kind() {
+        Kind::Corrupt | Kind::Incomplete => error.hint("Restore another backup: walden backup-list prints them."),
+        _ => error,
+    }
+}
+
 /// A restore that has been thought through.
 #[derive(Debug)]
 pub(super) struct Planned {
@@ -78,8 +86,9 @@ pub(super) async fn foresee(
     let history = way::history(sources, &base, request.timeline).await?;
     let way = way::way(sources, &base, history, &request.goal).await?;
     let mut warnings = reach::check(&request.goal, &way)?;
+    warnings.extend(select::perhaps_too_late(&base, &request.goal));
     warnings.extend(super::password_warning(&request));
-    let chain = chain::plan(&sources.legacy, backup).await?;
+    let chain = chain::plan(&sources.legacy, backup).await.map_err(advised)?;
     base.stored_size = chain.stored_size();
     base.files = chain.wanted.as_ref().map(|wanted| wanted.len() as u64);
     let destination = Destination::new(&request.directory, &base.tablespaces, &request.places)?;
@@ -163,13 +172,13 @@ pub(super) async fn restore(
     let is_listed = chain.wanted.is_some();
     let start = forecast.backup.start;
     let unpacked = unpack::unpack(&sources.legacy, chain, start, &destination, request.workers, observer);
-    let unpacked = unpacked.await.during(what)?;
+    let unpacked = unpacked.await.map_err(advised).during(what)?;
     watch.lap("copying");
-    let Verdict { checked, doubts } =
-        verdict::judge(&forecast.backup, &destination, &unpacked, is_listed).during(what)?;
+    let verdict = verdict::judge(&forecast.backup, &destination, &unpacked, is_listed);
+    let Verdict { checked, doubts } = verdict.map_err(advised).during(what)?;
     watch.lap("checking");
     prepared.share(&destination, unpacked.root_mode).during(what)?;
-    recovery::map_known_tablespaces(&destination).during(what)?;
+    recovery::map_known_tablespaces(&destination).map_err(advised).during(what)?;
     let mode = super::file_mode(unpacked.root_mode);
     recovery::share(destination.root(), mode).during(what)?;
     recovery::configure(destination.root(), &request, mode).during(what)?;

@@ -50,9 +50,12 @@ pub(super) async fn select(sources: &Sources, request: &Request, observer: &Arc<
     refuse_too_late(chosen.know(sources, request.system_id).await?, request)
 }
 
+/// Refuses a backup that was named and cannot lead to the goal; one that may is a matter for PostgreSQL, which refuses a
+/// target that comes before the copy is consistent.
 fn refuse_too_late((chosen, base): (Chosen, Base), request: &Request) -> Result<Chosen> {
     match too_late(&base, &request.goal) {
         None => Ok(chosen),
+        Some(_) if perhaps_too_late(&base, &request.goal).is_some() => Ok(chosen),
         Some(why) => Err(Error::new(Kind::Refused, format!("backup {} does not lead to the target", base.name))
             .detail(why)
             .hint("Leave the backup out: walden backup-fetch then chooses one.")),
@@ -158,7 +161,7 @@ async fn newest(sources: &Sources, request: &Request) -> Result<(Chosen, Base)> 
 /// The newest backup that ended before the target, on the way of the timeline.
 async fn newest_before(sources: &Sources, request: &Request, observer: &Arc<dyn Observer>) -> Result<Chosen> {
     let archive = &sources.archive;
-    let (mut refusal, mut reason) = (None, None);
+    let (mut refusal, mut reason, mut is_doubtful) = (None, None, false);
     let (candidates, system) = candidates(sources, request).await?;
     for candidate in candidates.into_iter().rev() {
         let (chosen, base) = match candidate.know(sources, system).await {
@@ -169,6 +172,7 @@ async fn newest_before(sources: &Sources, request: &Request, observer: &Arc<dyn 
             known => known?,
         };
         if let Some(why) = too_late(&base, &request.goal) {
+            is_doubtful |= perhaps_too_late(&base, &request.goal).is_some();
             reason = Some((why, base.system_id));
             continue;
         }
@@ -183,15 +187,22 @@ async fn newest_before(sources: &Sources, request: &Request, observer: &Arc<dyn 
         }
     }
     if let Some((why, system)) = reason {
-        return Err(refusal.unwrap_or_else(|| no_backup_before(&why)).detail(windows(archive, system, observer).await));
+        return Err(no_backup_before(&why, is_doubtful).detail(windows(archive, system, observer).await));
     }
     Err(refusal.unwrap_or_else(|| catalogue::none_complete(archive)))
 }
 
-fn no_backup_before(why: &str) -> Error {
-    Error::new(Kind::Refused, "no backup leads to the target").detail(format!("of the oldest, {why}")).hint(
-        "Choose a later target; walden status shows how far the backups lead, and walden backup-list which there are.",
-    )
+fn no_backup_before(why: &str, is_doubtful: bool) -> Error {
+    let error = Error::new(Kind::Refused, "no backup leads to the target").detail(format!("of the oldest, {why}"));
+    error.hint(match is_doubtful {
+        true => {
+            "Some only say when they were stored, which in a copied archive is later than they ended: name one that ended \
+             before the target; walden backup-list prints them."
+        }
+        false => {
+            "Choose a later target; walden status shows how far the backups lead, and walden backup-list which there are."
+        }
+    })
 }
 
 /// Where recoveries can stop, for whoever wanted to stop elsewhere.
@@ -221,6 +232,19 @@ fn too_late(backup: &Base, goal: &Goal) -> Option<String> {
         Point::Lsn(lsn) if backup.stop > lsn => {
             Some(format!("backup {} ended at {}, the target is {lsn}", backup.name, backup.stop))
         }
+        _ => None,
+    }
+}
+
+/// Says of a backup that may have ended after the target, as far as is known, why nobody knows.
+pub(super) fn perhaps_too_late(backup: &Base, goal: &Goal) -> Option<String> {
+    let Goal::Target(target) = goal else { return None };
+    match target.point {
+        Point::Time(time) if backup.finished >= time && !backup.finish_is_said => Some(format!(
+            "when backup {} ended is not known, only that its sentinel was stored at {}: if it ended after the target, the \
+             server says that it cannot stop there",
+            backup.name, backup.finished
+        )),
         _ => None,
     }
 }

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use crate::error::{Error, Kind, Result};
 use crate::layout::basebackups::Writer;
-use crate::legacy::Legacy;
 use crate::legacy::metadata::{Content, Reader};
 use crate::legacy::parts::{self, Part};
 use crate::legacy::sentinel::LegacyBackup;
 use crate::legacy::wanted::{LONGEST_CHAIN, Wanted, listed};
+use crate::legacy::{Legacy, increment};
 use crate::restore::legacy::known;
 
 /// One backup of a chain.
@@ -63,10 +63,13 @@ pub(super) async fn plan(legacy: &Legacy, newest: LegacyBackup) -> Result<Chain>
             (false, _) if number == 0 => wanted.assume_whole(),
             (false, _) => return Err(without_list(&backup)),
         }
-        // Of older backups only those archives are fetched that something is taken from; all of the newest.
+        // Of older backups only those archives are fetched that something is taken from. Of the newest all that are listed,
+        // and those that never are: what an attempt has left that was made under the same name is no part of it.
+        let is_needed = |part: &Part| needed.iter().flatten().any(|name| part.is_called(name));
+        let names_parts = needed.iter().flatten().any(|name| name.starts_with("part_"));
         let is_taken = |part: &Part| match (number == last, &needed) {
-            (true, _) => true,
-            (false, Some(needed)) => needed.contains(&part.name),
+            (true, _) => !names_parts || is_needed(part) || part.is_last() || part.is_copied(),
+            (false, Some(_)) => is_needed(part),
             (false, None) => !part.is_last(),
         };
         let listed = needed.clone().unwrap_or_default();
@@ -85,15 +88,13 @@ fn lacking(backup: &LegacyBackup) -> String {
 fn without_list(backup: &LegacyBackup) -> Error {
     Error::new(Kind::Incomplete, format!("backup {} has no list of its files", backup.name))
         .detail("without one nobody knows what of a delta is an increment, and what has been deleted")
-        .hint("Restore another backup: walden backup-list prints them.")
 }
 
 fn require_all(missing: usize, backup: &LegacyBackup) -> Result<()> {
     match missing {
         0 => Ok(()),
         count => Err(Error::new(Kind::Corrupt, format!("backup {} lacks files that a later one goes by", backup.name))
-            .detail(format!("{count} files ought to be in it, or in the backups that it is a delta of, and are not"))
-            .hint("Restore another backup: walden backup-list prints them.")),
+            .detail(format!("{count} files ought to be in it, or in the backups that it is a delta of, and are not"))),
     }
 }
 
@@ -102,20 +103,25 @@ async fn follow(legacy: &Legacy, newest: LegacyBackup) -> Result<Vec<LegacyBacku
     let mut backups = vec![newest];
     while let Some(parent) = backups[backups.len() - 1].parent {
         let backup = &backups[backups.len() - 1];
+        if let Some(form) = backup.increments.as_deref().filter(|form| *form != increment::FORM) {
+            return Err(Error::new(Kind::Refused, format!("backup {} is a delta in the form \"{form}\"", backup.name))
+                .detail(format!("walden reads increments in the form of WAL-G, \"{}\"", increment::FORM))
+                .hint(
+                    "Restore it with the program that wrote it, or another backup: walden backup-list prints them.",
+                ));
+        }
         // Names that lead back to themselves would go on for ever.
         if backups.len() == LONGEST_CHAIN || backups.iter().any(|other| other.name == parent) {
             return Err(Error::new(
                 Kind::Refused,
                 format!("backup {} is the end of too long a chain", backups[0].name),
             )
-            .detail(format!("{} deltas lead to {parent}, which is one more", backups.len()))
-            .hint("Restore another backup: walden backup-list prints them."));
+            .detail(format!("{} deltas lead to {parent}, which is one more", backups.len())));
         }
         let found = legacy.backup(parent).await.map_err(|error| match error.kind() {
             Kind::NotFound => {
                 Error::new(Kind::Incomplete, format!("backup {} is a delta of one that is not there", backup.name))
                     .detail(format!("there is no complete backup {parent}"))
-                    .hint("Restore another backup: walden backup-list prints them.")
             }
             _ => error,
         })?;

@@ -27,7 +27,7 @@ const LARGEST_SEGMENT: u64 = 1 << 30;
 ///
 /// # Errors
 /// [`Kind::Incomplete`] if the first segment that its recovery needs is in neither archive; [`Kind::Refused`] for a backup of
-/// another cluster, or of a version of PostgreSQL that is not known; [`Kind::Corrupt`] if what is said contradicts itself.
+/// another cluster, or of a version of PostgreSQL that is not known, and for one that contradicts its WAL.
 pub(in crate::restore) async fn base(
     sources: &Sources,
     backup: &LegacyBackup,
@@ -35,8 +35,12 @@ pub(in crate::restore) async fn base(
 ) -> Result<Base> {
     let name = backup.name;
     let found = first_segment(sources, backup, wanted).await?;
-    let contradicts =
-        |detail: String| Err(Error::new(Kind::Corrupt, format!("backup {name} contradicts its WAL")).detail(detail));
+    // Not damage, but WAL that belongs to another backup, as where two clusters wrote to one archive: others may be sound.
+    let contradicts = |detail: String| {
+        Err(Error::new(Kind::Refused, format!("backup {name} contradicts its WAL")).detail(detail).hint(
+            "Two clusters may have written to one archive: restore another backup, walden backup-list prints them.",
+        ))
+    };
     if let Some(said) = backup.system_id.filter(|said| *said != found.system_id) {
         return contradicts(format!(
             "it is of system identifier {said}, segment {} of {}",
@@ -69,6 +73,7 @@ pub(in crate::restore) async fn base(
         postgres,
         started: backup.started,
         finished: backup.finished,
+        finish_is_said: backup.finish_is_said,
         timeline,
         start,
         stop,

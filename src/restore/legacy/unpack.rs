@@ -186,11 +186,13 @@ impl Unpacking {
 
     fn read(&self, number: usize, part: &Part, plain: &mut Decoded) -> Result<Contents> {
         let padded = Padded::new(plain);
-        let end = padded.end();
+        let (end, bound) = (padded.end(), padded.bound());
         let mut tar = Archive::new(padded);
         let (mut contents, mut members_end) = (Contents::default(), 0);
         for entry in tar.entries().map_err(archive::error)? {
             let mut entry = entry.map_err(archive::error)?;
+            let entry_end = entry.raw_file_position().saturating_add(entry.size());
+            bound.goes_on_from(entry_end);
             if entry.header().entry_type().is_pax_global_extensions() {
                 continue;
             }
@@ -200,11 +202,12 @@ impl Unpacking {
                 contents.bytes += entry.size();
             }
             self.member(number, path.as_deref(), &mut entry)?;
-            members_end = entry.raw_file_position() + entry.size();
+            members_end = entry_end;
             if end.get().is_some_and(|end| end < members_end) {
                 return Err(archive::cut(path.as_deref().unwrap_or_default()));
             }
         }
+        bound.lift();
         archive::finish(tar, members_end, part.codec, self.wanted.is_some())?;
         Ok(contents)
     }
@@ -220,7 +223,9 @@ impl Unpacking {
             return Ok(());
         };
         let usage = self.usage(number, path);
-        if usage == Use::PassOver || datadir_leaves_out(path) {
+        // The list of a backup that the server has sent has no directories, and an empty one is above no file.
+        let is_directory = kind.is_dir() && number == self.newest;
+        if (usage == Use::PassOver && !is_directory) || datadir_leaves_out(path) {
             return Ok(());
         }
         match kind {

@@ -68,7 +68,6 @@ pub(super) fn judge(base: &Base, destination: &Destination, unpacked: &Unpacked,
 
 fn lacks(base: &Base, what: &str) -> Error {
     Error::new(Kind::Incomplete, format!("backup {} has no {what}", base.name))
-        .hint("Restore another backup: walden backup-list prints them.")
 }
 
 fn control_file(base: &Base, destination: &Destination) -> Result<ControlFile> {
@@ -137,11 +136,19 @@ fn pages(destination: &Destination, unpacked: &Unpacked, control: &ControlFile, 
         verdict.checked.push("all page checksums are right".to_owned());
         return Ok(());
     }
-    let more = if count > names.len() { " and others" } else { "" };
-    let least = if unpacked.suspects.is_cut() { "at least " } else { "" };
+    const ADVICE: &str = "when the recovery has ended, run pg_amcheck --all";
+    let (more, least) = match unpacked.suspects.is_cut() {
+        _ if count == 0 => {
+            verdict.doubts.push(format!("more pages had a wrong checksum than were looked at again: {ADVICE}"));
+            return Ok(());
+        }
+        true => (" and others", "at least "),
+        false if count > names.len() => (" and others", ""),
+        false => ("", ""),
+    };
     verdict.doubts.push(format!(
         "{least}{count} pages have a wrong checksum: they were being written while they were copied, and the WAL puts them \
-         right, or they are damaged: {}{more}; when the recovery has ended, run pg_amcheck --all",
+         right, or they are damaged: {}{more}; {ADVICE}",
         names.join(", ")
     ));
     Ok(())

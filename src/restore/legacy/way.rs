@@ -47,7 +47,7 @@ pub(in crate::restore) async fn history(sources: &Sources, base: &Base, timeline
 /// What `recovery_target_timeline = 'latest'` chooses: PostgreSQL asks for one history after the other.
 async fn newest(sources: &Sources, base: &Base) -> Result<Timeline> {
     let mut known = survey::outline(&sources.archive, base.system_id).await?.histories;
-    for number in (base.timeline.0..).skip(1).take(MOST_TIMELINES as usize) {
+    for number in (base.timeline.0..=u32::MAX).skip(1).take(MOST_TIMELINES as usize) {
         let timeline = Timeline(number);
         if !known.contains(&timeline) {
             match sources.legacy.find(WalFile::History(timeline)).await? {
