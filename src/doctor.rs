@@ -50,6 +50,8 @@ pub struct Case {
     pub spool: Option<PathBuf>,
     /// What this machine remembers.
     pub memory: Memory,
+    /// Why those that write would be refused, for a variable of another tool that cannot be honoured.
+    pub refusal: Option<Error>,
     /// This program's file.
     pub program: PathBuf,
     /// How to call it with the same settings, up to the verb, for hints.
@@ -75,7 +77,8 @@ impl Report {
 }
 
 /// Looks at everything; takes less than 10 s whatever does not answer. `opening` is the archive, as soon as it is open.
-pub async fn examine(case: Case, opening: impl Future<Output = Result<Archive>>) -> Report {
+pub async fn examine(mut case: Case, opening: impl Future<Output = Result<Archive>>) -> Report {
+    let refusal = case.refusal.take();
     let case = Arc::new(case);
     let mut report = Report::default();
     let ((archive, mut store), (seen, local, server, host)) = tokio::join!(of_store(opening), of_server(&case));
@@ -96,6 +99,7 @@ pub async fn examine(case: Case, opening: impl Future<Output = Result<Archive>>)
     report.server = server;
     report.host = host;
     report.host.push(environment::look(&case.variables));
+    report.host.extend(refusal.map(|error| Finding::bad("writing", error.during("writers are refused"))));
     if let Some(seen) = &seen {
         report.server.extend(archiving::examine(&case, seen, local.as_ref(), &arrival));
     }

@@ -52,17 +52,24 @@ pub struct Legacy {
     standing: Standing,
     keys: Keys,
     memory: Option<(Memory, String)>,
+    /// Whether what is remembered of there being none counts for nothing.
+    anew: bool,
 }
 
 impl Legacy {
     /// The one in `store`, whose objects are encrypted with these keys, if they are.
     pub fn new(store: Arc<dyn Store>, standing: Standing, keys: Keys) -> Legacy {
-        Legacy { store, standing, keys, memory: None }
+        Legacy { store, standing, keys, memory: None, anew: false }
     }
 
     /// The same, which remembers whether it is there, at this address.
     pub fn remembering(self, memory: Memory, address: &str) -> Legacy {
         Legacy { memory: Some((memory, format!("legacy\n{address}"))), ..self }
+    }
+
+    /// The same, for who must not go wrong by what was true a while ago: it is looked for each time.
+    pub fn asked_anew(self) -> Legacy {
+        Legacy { anew: true, ..self }
     }
 
     /// Where it lies.
@@ -117,9 +124,9 @@ impl Legacy {
     async fn may_be_there(&self) -> Result<bool> {
         match (self.standing, self.recall().as_deref()) {
             (Standing::Named | Standing::Here, _) | (_, Some(SEEN)) => Ok(true),
-            (Standing::Beside, Some(_)) => Ok(false),
-            (Standing::Beside, None) if self.memory.is_none() => Ok(true),
-            (Standing::Beside, None) => {
+            (Standing::Beside, Some(_)) if !self.anew => Ok(false),
+            (Standing::Beside, _) if self.memory.is_none() => Ok(true),
+            (Standing::Beside, _) => {
                 let there = self.holds(keys::WAL).await?;
                 if there {
                     self.remember(SEEN, SEEN_FOR)

@@ -29,7 +29,7 @@ use crate::backup::manifest::{Backup, Files};
 use crate::config::conninfo::{ConnectionString, SlotName};
 use crate::config::target::{Goal, OwnerName, Point, Selection, TargetTimeline};
 use crate::durable;
-use crate::error::{Context, Result};
+use crate::error::{Context, Kind, Result};
 use crate::layout::Key;
 use crate::observe::{Event, Lap, Observer, Stopwatch};
 use crate::pipeline;
@@ -172,7 +172,7 @@ async fn foresee_ours(
     warnings.extend(password_warning(&request));
     let selective = Selective::of(&backup, &request.only_databases)?;
     let files = catalogue::files(archive, &backup).await?;
-    check_keys(archive, &backup, &files, &way).await?;
+    warnings.extend(check_keys(archive, &backup, &files, &way).await?);
     let mut places = request.places.clone();
     if request.delta {
         // The WAL stays where the old cluster had it; a link may be relative to where it lies.
@@ -207,13 +207,10 @@ fn password_warning(request: &Request) -> Option<String> {
     })
 }
 
-/// Whatever is encrypted must open with what is here, before anything is touched: all parts, and the WAL, as far as the
-/// first and the last segment tell of it.
-async fn check_keys(archive: &Archive, backup: &Backup, files: &Files, way: &Way) -> Result<()> {
+/// Whatever is encrypted must open with what is here, before anything is touched: all parts, and the first and the last
+/// segment of the WAL. Of other data keys nobody knows what is encrypted for them: WAL between the two perhaps. Says so.
+async fn check_keys(archive: &Archive, backup: &Backup, files: &Files, way: &Way) -> Result<Vec<String>> {
     let system = backup.system_id;
-    if archive.data_key_names(system).await?.is_empty() && backup.key.is_none() {
-        return Ok(());
-    }
     let keys: BTreeSet<_> = files.parts().iter().filter_map(|part| part.age.as_ref()).map(|age| &age.key).collect();
     for key in keys {
         archive.identity(system, key).await.during(|| format!("could not restore backup {}", backup.id))?;
@@ -223,7 +220,18 @@ async fn check_keys(archive: &Archive, backup: &Backup, files: &Files, way: &Way
         let key = Key::Wal(system, WalFile::Segment(segment));
         archive.check_opens(&key).await.during(|| format!("the WAL of backup {} could not be read", backup.id))?;
     }
-    Ok(())
+    let mut warnings = Vec::new();
+    for name in archive.data_key_names(system).await? {
+        match archive.identity(system, &name).await {
+            Ok(_) => {}
+            Err(error) if error.kind() == Kind::Unreachable => return Err(error),
+            Err(error) => warnings.push(format!(
+                "WAL that is encrypted for the data key {name} cannot be read, and a recovery that comes to it stops there: \
+                 {error}"
+            )),
+        }
+    }
+    Ok(warnings)
 }
 
 /// Which configuration files the backup lacks.

@@ -104,6 +104,9 @@ impl Inner {
     }
 }
 
+const BRING_BACK: &str = "Bring the object back from a copy of the archive, or from an earlier version of it in the bucket \
+                          (docs/encryption.md).";
+
 const IDENTITY_HINT: &str =
     "Name the file with the private half of one of these with --identity-file or WALDEN_IDENTITY_FILE.";
 
@@ -130,9 +133,10 @@ impl Keyring {
             let hint = "Name a file that this user can read with --identity-file or WALDEN_IDENTITY_FILE.";
             identities.extend(KeyFile::read(&path, hint)?.into_identities());
         }
-        // The same recipient twice is one holder.
+        // The same one twice is one holder.
         let mut seen = BTreeSet::new();
         holders.recipients.retain(|recipient| seen.insert(recipient.to_string()));
+        holders.kms.retain(|key| seen.insert(key.clone()));
         let Chosen { prefix, kms, memory, address, remembers, .. } = chosen;
         let (making, opened) = (Making::default(), Mutex::default());
         let inner = Inner { holders, identities, prefix, kms, memory, address, making, remembers, opened };
@@ -218,18 +222,17 @@ impl Archive {
             Err(error) if error.kind() == Kind::NotFound => {
                 return Err(Error::new(Kind::Incomplete, format!("the data key {name} is not in the archive"))
                     .detail(format!("{url} does not exist, and what was encrypted for it cannot be read without it"))
-                    .hint(
-                        "Bring the object back from a copy of the archive, or from an earlier version of it in the bucket \
-                         (docs/encryption.md).",
-                    ));
+                    .hint(BRING_BACK));
             }
             download => download?.read_all(LONGEST_OBJECT).await?,
         };
-        let object = KeyObject::from_json(&content).during(|| format!("could not read {url}"))?;
+        let damaged = |error: Error| if error.kind() == Kind::Corrupt { error.hint(BRING_BACK) } else { error };
+        let object = KeyObject::from_json(&content).map_err(damaged).during(|| format!("could not read {url}"))?;
         match object.system_id == system && object.key == *name {
             true => Ok(object),
             false => Err(Error::new(Kind::Corrupt, format!("{url} is not what its key says"))
-                .detail(format!("it holds the key {} of system identifier {}", object.key, object.system_id))),
+                .detail(format!("it holds the key {} of system identifier {}", object.key, object.system_id))
+                .hint(BRING_BACK)),
         }
     }
 

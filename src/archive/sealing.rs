@@ -11,16 +11,12 @@ use tokio::sync::Mutex;
 
 use super::Archive;
 use super::keyring::{Holders, Inner, Keyring, LONGEST_OBJECT, context, unwrap};
-use crate::crypt::wrapped::{self, Envelope, KeyObject, identity_of, prove, wrap, wrapped_by_kms};
+use crate::crypt::wrapped::{self, DATA_KEY_LIFE, Envelope, KeyObject, identity_of, prove, wrap, wrapped_by_kms};
 use crate::crypt::{Identity, Recipient, SecretSlice};
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::{DataKeyName, Key};
 use crate::postgres::control::SystemId;
 use crate::storage::{Body, PutMode};
-
-/// How long a host writes with the same data key. Shorter would make more key objects, longer would let who once had one
-/// read more.
-const LIFE: Duration = Duration::from_secs(30 * 86_400);
 
 /// For so long it is believed that a key object which was seen in the archive is still there. Then it is put again, which
 /// changes nothing where it is: should somebody have deleted it, no more than this long was written in vain, and not even
@@ -49,7 +45,7 @@ impl Made {
 
     fn left(&self, now: Timestamp) -> Option<Duration> {
         let age = Duration::try_from(now.duration_since(self.created).max(SignedDuration::ZERO)).ok()?;
-        LIFE.checked_sub(age).filter(|left| !left.is_zero())
+        DATA_KEY_LIFE.checked_sub(age).filter(|left| !left.is_zero())
     }
 
     fn key(&self, system: SystemId) -> Key {
@@ -83,9 +79,13 @@ impl Archive {
         let now = Timestamp::now();
         let young = |made: &Made| made.left(now).is_some();
         let known = all.get(&system).cloned().filter(young).or_else(|| recall(ring, system).filter(young));
-        let made = match known {
-            Some(made) if is_seen(ring, system, &made, within) => made,
+        let usable = match known {
+            Some(made) if is_seen(ring, system, &made, within) => Some(made),
             Some(made) => self.put_again(ring, system, made).await?,
+            None => None,
+        };
+        let made = match usable {
+            Some(made) => made,
             None => self.make(ring, system).await.during(|| "could not make a data key to encrypt with")?,
         };
         let recipient = made.recipient.clone();
@@ -93,26 +93,48 @@ impl Archive {
         Ok(Some(recipient))
     }
 
-    /// A remembered key must be in the archive: where it is not any more, this brings it back.
-    async fn put_again(&self, ring: &Inner, system: SystemId, made: Made) -> Result<Made> {
+    /// A remembered key must be in the archive, whole: where it is not any more, this brings it back. `None` if it has been
+    /// wrapped for others in the meantime.
+    async fn put_again(&self, ring: &Inner, system: SystemId, made: Made) -> Result<Option<Made>> {
         let key = made.key(system);
         match self.store().put(&key.to_string(), Body::Memory(made.content.clone()), PutMode::New).await {
             Ok(()) => tracing::info!("{} is in the archive", self.url(&key)),
-            // Rekeyed or not, it is there.
-            Err(error) if error.kind() == Kind::AlreadyExists => {}
+            Err(error) if error.kind() == Kind::AlreadyExists => {
+                if !self.is_for_all(ring, system, &made).await? {
+                    return Ok(None);
+                }
+            }
             Err(error) => return Err(error.during("could not see to it that the data key is in the archive")),
         }
         ring.memory.remember(&seen_key(ring, system, &made), "seen", SEEN_FOR);
-        Ok(Made { seen: Some(Instant::now()), ..made })
+        Ok(Some(Made { seen: Some(Instant::now()), ..made }))
+    }
+
+    /// Is the key object that is there wrapped for everybody for whom this host writes? It may have been rekeyed. One that was
+    /// damaged is put again. Who may not read must take the store's word for it.
+    async fn is_for_all(&self, ring: &Inner, system: SystemId, made: &Made) -> Result<bool> {
+        let key = made.key(system);
+        match self.key_object(system, &DataKeyName::of(&made.recipient.to_string())).await {
+            Ok(object) => {
+                let holders = object.holders();
+                // Keys of KMS are not compared: one that was named by an alias stands there by its own name.
+                let is_for_all = ring.holders.recipients.iter().all(|one| holders.contains(&one.to_string()));
+                if !is_for_all {
+                    tracing::warn!("{} is wrapped for others now: another data key is made", self.url(&key));
+                }
+                Ok(is_for_all)
+            }
+            Err(error) if error.kind() == Kind::Denied => Ok(true),
+            Err(error) if error.kind() == Kind::Corrupt => {
+                tracing::warn!("{} is put again, for it is damaged: {error}", self.url(&key));
+                self.store().put(&key.to_string(), Body::Memory(made.content.clone()), PutMode::Replace).await?;
+                self.read_back(&key, &made.content).await.map(|()| true)
+            }
+            Err(error) => Err(error.during("could not see to it that the data key is in the archive")),
+        }
     }
 
     async fn make(&self, ring: &Inner, system: SystemId) -> Result<Made> {
-        if ring.memory.private_directory().is_none() {
-            tracing::warn!(
-                "each process makes a data key of its own, for this machine has no place to remember one: set cache-dir \
-                 (--cache-dir, WALDEN_CACHE_DIR) to a directory that is this user's alone"
-            );
-        }
         let (identity, wrapped) = wrap_new(ring, system).await?;
         let object = KeyObject::new(system, &identity, wrapped);
         self.prove_key(&object, &identity).await?;
@@ -131,6 +153,12 @@ impl Archive {
         let content = String::from_utf8_lossy(&made.content);
         ring.memory.remember(&memory_key(ring, system), &content, left);
         ring.memory.remember(&seen_key(ring, system, &made), "seen", SEEN_FOR);
+        if ring.memory.recall(&memory_key(ring, system)).is_none() {
+            tracing::warn!(
+                "each process makes a data key of its own, for this machine cannot remember one: set cache-dir \
+                 (--cache-dir, WALDEN_CACHE_DIR) to a directory that is this user's alone and has room"
+            );
+        }
         tracing::info!("made the data key {}, wrapped for {}", object.key, object.holders().join(", "));
         Ok(Made { seen: Some(Instant::now()), ..made })
     }
@@ -277,10 +305,10 @@ mod tests {
         let object = KeyObject::new(SystemId(7), &identity, Vec::new());
         let made = Made::of(&object, Vec::new()).unwrap();
         let at = |days: i64| made.left(made.created + SignedDuration::from_hours(24 * days));
-        assert_eq!(at(0), Some(LIFE));
+        assert_eq!(at(0), Some(DATA_KEY_LIFE));
         assert_eq!(at(29), Some(Duration::from_secs(86_400)));
         assert_eq!(at(30), None);
         // A clock that was set back lets it live longer, by as much as it was set back.
-        assert_eq!(at(-1), Some(LIFE));
+        assert_eq!(at(-1), Some(DATA_KEY_LIFE));
     }
 }

@@ -413,11 +413,18 @@ fn invocation(matches: &ArgMatches, environment: &Environment) -> Result<Invocat
     let settings = sources::load(flags(name, matches), environment)?;
     spellings::check(matches, environment)?;
     foreign::require_honest(name, &settings, environment)?;
+    if name == VerbName::WalFetch && (1..LEAST_PREFETCH).contains(&settings.get(&options::PREFETCH)?) {
+        return Err(Error::new(Kind::Usage, "prefetch is a size, and not a number of segments as in WAL-E")
+            .hint("Write 0, or a size such as 128MiB."));
+    }
     if name.needs_archive() {
         settings.get(&options::PREFIX)?;
     }
     Ok(Invocation { verb: verb(name, matches, &settings)?, settings })
 }
+
+/// No segment is smaller (`WalSegMinSize` in src/include/access/xlog_internal.h), and so nothing would be fetched ahead.
+const LEAST_PREFETCH: u64 = 1 << 20;
 
 fn flags(verb: VerbName, matches: &ArgMatches) -> Flags {
     let taken = TABLE.iter().filter(|row| row.verbs.contains(&verb));

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::config::row::Row;
+use crate::config::foreign;
+use crate::config::row::{Row, VerbName};
 use crate::config::sources::Environment;
 use crate::config::{Settings, options};
 use crate::doctor::{Case, Report};
@@ -21,6 +22,8 @@ pub(super) fn case(data_directory: Option<PathBuf>, settings: &Settings, environ
         data_directory,
         spool: settings.find(&options::SPOOL_DIR)?,
         memory: Memory::at(settings.find(&options::CACHE_DIR)?),
+        // Whatever concerns a writer concerns this one.
+        refusal: foreign::require_honest(VerbName::BackupPush, settings, environment).err(),
         walden: call(&program, environment),
         program,
     })

@@ -23,13 +23,13 @@ use crate::wal::receive::Sources;
 
 /// For what PostgreSQL waits for: the retry timeout bounds even a try that moves.
 pub(super) async fn wal_archive(settings: &Settings) -> Result<Archive> {
-    let how = How { level: &options::WAL_COMPRESSION, strict: true, reads: true };
+    let how = How { level: &options::WAL_COMPRESSION, strict: true, reads: true, writes: true };
     open_within(settings, how, settings.get(&options::RETRY_TIMEOUT)?).await
 }
 
 /// The same for who only writes, and has no use for what there is to decrypt with.
 pub(super) async fn pushing_archive(settings: &Settings) -> Result<Archive> {
-    let how = How { level: &options::WAL_COMPRESSION, strict: true, reads: false };
+    let how = How { level: &options::WAL_COMPRESSION, strict: true, reads: false, writes: true };
     open_within(settings, how, settings.get(&options::RETRY_TIMEOUT)?).await
 }
 
@@ -51,10 +51,12 @@ struct How {
     strict: bool,
     /// Whether there may be something to decrypt.
     reads: bool,
+    /// Whether there may be something to encrypt. A symmetric key that is written with is read with, too.
+    writes: bool,
 }
 
-const AT_LEISURE: How = How { level: &options::BACKUP_COMPRESSION, strict: false, reads: true };
-const KEYLESS: How = How { reads: false, ..AT_LEISURE };
+const AT_LEISURE: How = How { level: &options::BACKUP_COMPRESSION, strict: false, reads: true, writes: true };
+const KEYLESS: How = How { reads: false, writes: false, ..AT_LEISURE };
 
 /// How long `status` and the exporter ask a store that does not answer, unless `retry-timeout` is set: whoever watches wants
 /// to know within a minute that it cannot be seen.
@@ -76,7 +78,10 @@ async fn open_within(settings: &Settings, how: How, retry_timeout: Duration) -> 
     let (memory, options) = (memory(settings)?, store_options(settings, how.strict, retry_timeout)?);
     // First of all: a key that cannot be used is not found out when half of the work is done.
     let keyring = Keyring::open(Chosen {
-        to: settings.all(&encryption::ENCRYPT_TO)?,
+        to: match how.writes {
+            true => settings.all(&encryption::ENCRYPT_TO)?,
+            false => Vec::new(),
+        },
         identity_files: match how.reads {
             true => settings.all(&encryption::IDENTITY_FILE)?.into_iter().map(|file| file.0).collect(),
             false => Vec::new(),

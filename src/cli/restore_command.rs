@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::config::options::encryption::{ENCRYPT_TO, IDENTITY_FILE};
 use crate::config::options::{CONFIG, ENVDIR, TABLE};
 use crate::config::row::{Role, VerbName};
 use crate::config::sources::{ENVDIR_VARIABLE, Environment, WAL_G_VARIABLE};
@@ -32,6 +33,11 @@ pub(super) fn build(settings: &Settings, environment: &Environment) -> Result<St
             let place = if row.is_global() { &mut words } else { &mut own };
             place.push(format!("--{} {}", row.name, quoted(&text)));
         }
+    }
+    // A symmetric key that is written with is read with, too.
+    let named: Vec<&str> = settings.texts(&IDENTITY_FILE.row).collect();
+    for file in settings.texts(&ENCRYPT_TO.row).filter(|text| text.starts_with('/') && !named.contains(text)) {
+        own.push(format!("--{} {}", IDENTITY_FILE.row.name, quoted(file)));
     }
     words.extend(own);
     words.push("%f \"%p\"".to_owned());

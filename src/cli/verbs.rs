@@ -29,11 +29,12 @@ use crate::config::sources::Environment;
 use crate::config::target::Selection;
 use crate::config::{migration, wal_g};
 use crate::doctor as diagnosis;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Recovery, Result};
 use crate::keys as data_keys;
 use crate::observe::{self, Observer};
 use crate::postgres::client::{Client, Replication};
 use crate::postgres::control::SystemId;
+use crate::postgres::datadir;
 use crate::status;
 use crate::storage::{self, memory::Memory};
 use crate::wal::segment::WalFile;
@@ -117,17 +118,19 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             if settings.get(&options::FILES)? {
                 return Err(name.not_ours());
             }
-            let archive = archive(&settings).await?;
+            let archive = keyless_archive(&settings).await?;
             let backup = legacy(&settings, environment, &archive, false).await?.backup(name).await?;
             let json = settings.get(&options::JSON)?;
             message::print(&if json { theirs::json(&backup) } else { theirs::show(&backup) });
             Ok(())
         }),
         Verb::BackupShow { backup } => on_one_thread(async {
-            let archive = archive(&settings).await?;
+            let files = settings.get(&options::FILES)?;
+            // What it says of the backup itself is for whoever watches.
+            let archive = if files { archive(&settings).await? } else { keyless_archive(&settings).await? };
             let backup = selected(backup, &settings, &archive).await?;
             let json = settings.get(&options::JSON)?;
-            if settings.get(&options::FILES)? {
+            if files {
                 let files = catalogue::files(&archive, &backup).await?;
                 return backups::print_files(&files, json);
             }
@@ -218,9 +221,10 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             Ok(())
         }),
         Verb::WalVerify => on_all_threads(async {
-            let archive = archive(&settings).await?;
+            let is_deep = settings.get(&options::DEEP)?;
+            let archive = if is_deep { archive(&settings).await? } else { keyless_archive(&settings).await? };
             let memory = Memory::at(settings.find(&options::CACHE_DIR)?);
-            let deep = match settings.get(&options::DEEP)? {
+            let deep = match is_deep {
                 true => Some(verify::Deep { workers: workers(&settings)?, memory }),
                 false => None,
             };
@@ -322,7 +326,11 @@ fn wal_fetch(
         tracing::info!("\"{file}\" had been fetched ahead");
     } else {
         on_one_thread(async {
-            let sources = wal_sources(settings, environment).await?;
+            let mut sources = wal_sources(settings, environment).await?;
+            // A recovery to a target takes a wrong "not there" for the end, for good. A standby asks again.
+            if datadir::recovery_mode(Path::new(".")) == Recovery::Targeted {
+                sources.legacy = sources.legacy.asked_anew();
+            }
             fetch::fetch(&sources, &job).await
         })?;
         tracing::info!("fetched \"{file}\"");

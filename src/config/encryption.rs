@@ -51,7 +51,7 @@ impl Value for EncryptTo {
             return refused(why);
         }
         if text.starts_with("age1") {
-            return match text.parse::<age::x25519::Recipient>() {
+            return match recipient(text) {
                 Ok(recipient) => Ok(EncryptTo::Age(recipient.to_string())),
                 Err(cause) => refused(&format!("it is not the recipient of an age key: {cause}")),
             };
@@ -66,6 +66,46 @@ impl Value for EncryptTo {
             true => Ok(EncryptTo::KeyFile(PathBuf::from(text))),
             false => refused("it is neither a recipient, nor an ARN, nor an absolute path"),
         }
+    }
+}
+
+/// The points of small order, as they are written: with them every secret has the same outcome (RFC 7748, 6.1; the five below
+/// 2^255 - 19 of "May the Fourth Be With You", 2017, table 2). For one of these the crate panics.
+const SMALL_ORDER: [[u8; 32]; 5] = {
+    let mut points = [[0; 32]; 5];
+    points[1][0] = 1;
+    points[2] = [
+        0xE0, 0xEB, 0x7A, 0x7C, 0x3B, 0x41, 0xB8, 0xAE, 0x16, 0x56, 0xE3, 0xFA, 0xF1, 0x9F, 0xC4, 0x6A, 0xDA, 0x09,
+        0x8D, 0xEB, 0x9C, 0x32, 0xB1, 0xFD, 0x86, 0x62, 0x05, 0x16, 0x5F, 0x49, 0xB8, 0x00,
+    ];
+    points[3] = [
+        0x5F, 0x9C, 0x95, 0xBC, 0xA3, 0x50, 0x8C, 0x24, 0xB1, 0xD0, 0xB1, 0x55, 0x9C, 0x83, 0xEF, 0x5B, 0x04, 0x44,
+        0x5C, 0xC4, 0x58, 0x1C, 0x8E, 0x86, 0xD8, 0x22, 0x4E, 0xDD, 0xD0, 0x9F, 0x11, 0x57,
+    ];
+    points[4] = PRIME;
+    points[4][0] -= 1;
+    points
+};
+
+/// 2^255 - 19, the lowest byte first. What is not below it is another way to write a smaller number, which the crate would wrap
+/// for a key that nobody has.
+const PRIME: [u8; 32] = {
+    let mut prime = [0xFF; 32];
+    (prime[0], prime[31]) = (0xED, 0x7F);
+    prime
+};
+
+/// Reads the recipient of an age key. One that no secret belongs to is refused.
+///
+/// # Errors
+/// Why it is none; without the text, which may be a secret.
+pub fn recipient(text: &str) -> std::result::Result<age::x25519::Recipient, &'static str> {
+    let recipient = text.parse::<age::x25519::Recipient>()?;
+    let (_, bytes) = bech32::decode(text).map_err(|_| "invalid Bech32 encoding")?;
+    let is_canonical = bytes.iter().rev().lt(PRIME.iter().rev());
+    match is_canonical && !SMALL_ORDER.iter().any(|point| point[..] == bytes) {
+        true => Ok(recipient),
+        false => Err("no secret belongs to it"),
     }
 }
 
@@ -120,6 +160,20 @@ mod tests {
             assert_eq!(expected.to_string(), text);
         }
         assert_eq!((region_of_key(key), region_of_key(alias)), (Some("eu-central-1"), Some("cn-north-1")));
+    }
+
+    /// All but the last are points of small order; that one is 2^255 - 19, which is 0 written in another way.
+    #[test]
+    fn a_recipient_that_no_secret_belongs_to_is_refused() {
+        for text in [
+            "age1qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqq5cu47z",
+            "age1ur4h5lpmgxu2u9jku0a0r87ydtdqnr0tnsetrlvxvgz3vh6fhqqqzyt4v9",
+            "age1t7wft09r2zxzfvwsk92eeql0tvzyghxytqwgapkcyf8dm5ylz9ts6wm9s8",
+            "age1anlllllllllllllllllllllllllllllllllllllllllllllllals4n2t7m",
+            "age1ahlllllllllllllllllllllllllllllllllllllllllllllllalsn46ayy",
+        ] {
+            assert_eq!(recipient(text).err(), Some("no secret belongs to it"), "{text}");
+        }
     }
 
     #[test]

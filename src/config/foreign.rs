@@ -333,7 +333,12 @@ fn endpoint(environment: &Environment) -> Result<Option<String>> {
         true => address.to_owned(),
         false => format!("https://{address}"),
     });
-    let of_wal_e = environment.get("WALE_S3_ENDPOINT").map(|text| wal_e_endpoint(text).map(|(_, address)| address));
+    let of_wal_e = environment.get("WALE_S3_ENDPOINT").map(|text| {
+        wal_e_endpoint(text).map(|(_, address)| address).map_err(|error| {
+            let named = Error::new(Kind::Config, "WALE_S3_ENDPOINT cannot be understood").detail(error.what());
+            error.advice().into_iter().fold(named, Error::hint)
+        })
+    });
     match (of_wal_g, of_wal_e.transpose()?) {
         (Some(one), Some(other)) if one != other => Err(Error::new(
             Kind::Config,

@@ -24,8 +24,14 @@ enum Finding {
 
 /// A configuration file, in TOML, of these variables; those that have nothing to do with backups are passed over.
 pub fn file(variables: &Environment) -> String {
-    let found: Vec<(&str, Finding)> =
+    let mut found: Vec<(&str, Finding)> =
         variables.iter().flat_map(|(name, value)| findings(name, value, variables)).collect();
+    // What cannot be understood is told of the variable itself.
+    for (name, value) in foreign::translated(variables).unwrap_or_default() {
+        let row = TABLE.iter().find(|row| row.role == Role::Setting && row.variable() == name);
+        found
+            .push((name, row.map_or_else(|| Finding::Kept(kept(name, &value)), |row| setting(row, Ok(value.clone())))));
+    }
     let mut text = String::from(HEAD);
     for row in TABLE {
         let of_row = found.iter().filter_map(|(name, finding)| match finding {
@@ -39,7 +45,15 @@ pub fn file(variables: &Environment) -> String {
         let disagree = if agree { "" } else { ": these disagree, choose one" };
         text.push_str(&format!("\n# {}{disagree}\n{} = {}\n", names.join(", "), row.name, toml(row, texts)));
     }
-    if !found.iter().any(|(_, finding)| matches!(finding, Finding::Setting(row, _) if row.name == PREFIX.row.name)) {
+    let is_set =
+        |name: &str| found.iter().any(|(_, finding)| matches!(finding, Finding::Setting(row, _) if row.name == name));
+    let encrypts = |name: &str| {
+        matches!(foreign::fate(name), Some(Foreign { fate: Fate::Refused { unless: Some("encrypt-to"), .. }, .. }))
+    };
+    if found.iter().any(|(name, _)| encrypts(name)) && !is_set("encrypt-to") {
+        text.push_str(ENCRYPTED);
+    }
+    if !is_set(PREFIX.row.name) {
         text.push_str("\n# Where the archive lies is not said by any variable.\n# prefix = \"s3://bucket/path\"\n");
     }
     let list = |title: &str, line: &dyn Fn(&str, &Finding) -> Option<String>| {
@@ -72,7 +86,14 @@ const HEAD: &str = "\
 
 const KEPT: &str = "These stay variables: one file each in the directory of --envdir, for its owner alone:";
 
-const OPEN: &str = "To be decided; some verbs refuse to work until it is:";
+const OPEN: &str = "To be decided. Where these variables stay set, some verbs refuse to work until it is:";
+
+/// A line that is refused as it stands.
+const ENCRYPTED: &str = "
+# What these variables had encrypted would be stored in the clear. Name a key here, which walden keygen makes, or take this
+# line out if that is meant; as it is, it is refused.
+encrypt-to = [\"to-be-decided\"]
+";
 
 fn findings<'a>(name: &'a str, value: &str, variables: &Environment) -> Vec<(&'a str, Finding)> {
     let mut found = Vec::new();
@@ -110,14 +131,10 @@ fn setting(row: &'static Row, converted: crate::error::Result<String>) -> Findin
 fn judge(name: &str, value: &str, foreign: &Foreign, variables: &Environment) -> Option<Finding> {
     Some(match foreign.fate {
         _ if foreign.harmless.contains(&value) => Finding::Idle(String::from("it asks for nothing")),
-        Fate::Translated => {
-            let before = foreign::translated(variables).unwrap_or_default();
-            let lines = before.iter().map(|(name, value)| kept(name, value)).collect::<Vec<String>>();
-            Finding::Idle(match lines.is_empty() {
-                true => String::from("said already in the words of the AWS SDK"),
-                false => format!("in the words of the AWS SDK, {}", lines.join(", ")),
-            })
-        }
+        Fate::Translated => match foreign::translated(variables) {
+            Err(error) => Finding::Open(sentence(&error)),
+            Ok(_) => Finding::Idle(String::from("the variable of the AWS SDK for it is named above")),
+        },
         Fate::Key if TABLE.iter().flat_map(|row| row.aliases).any(|alias| alias.name == name) => return None,
         Fate::Key => Finding::Kept(kept(name, value)),
         Fate::Refused { asks, instead, .. } => Finding::Open(format!("it asks for {asks}. {instead}")),
@@ -180,7 +197,9 @@ mod tests {
         variables.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
     }
 
+    /// The settings of such a file, once it is decided what is to be encrypted.
     fn reloaded(text: &str) -> crate::config::Settings {
+        let text = text.replace(ENCRYPTED, "");
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("walden.toml");
         std::fs::write(&path, text).unwrap();
@@ -209,7 +228,8 @@ mod tests {
             "# WALE_S3_ENDPOINT\ns3-addressing = \"path\"\n",
             "#   AWS_REGION=eu-central-1\n",
             "#   AWS_SECRET_ACCESS_KEY (its value is secret, and not printed)\n",
-            "AWS_ENDPOINT_URL_S3=http://h:1",
+            "#   AWS_ENDPOINT_URL_S3=http://h:1\n",
+            "encrypt-to = [\"to-be-decided\"]\n",
             "#   PGHOST=/run\n",
             "#   WALG_DELTA_MAX_STEPS: it asks for nothing\n",
             "#   WALG_COMPRESSION_METHOD: Walden writes zstd",

@@ -55,6 +55,7 @@ fn of_json(text: &str) -> Result<Variables, String> {
             Json::String(text) => text,
             Json::Number(number) => number.to_string(),
             Json::Bool(flag) => flag.to_string(),
+            Json::Object(_) if is_nested(&key) => String::from(NESTED),
             Json::Array(_) | Json::Object(_) => return Err(nested(&key)),
         };
         variables.insert(key.to_uppercase(), text);
@@ -66,12 +67,49 @@ fn of_yaml(text: &str) -> Result<Variables, String> {
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
         return Ok(Variables::new());
     }
-    let map: BTreeMap<String, Scalar> = serde_saphyr::from_str(text).map_err(|error| match error.location() {
+    let map: Keys = serde_saphyr::from_str(text).map_err(|error| match error.location() {
         Some(place) => format!("line {}: it is not a list of keys with a plain value each", place.line()),
         None => String::from("it is not a list of keys with a plain value each"),
     })?;
-    let scalar = |(key, Scalar(value)): (String, Scalar)| value.map(|value| (key.to_uppercase(), value));
-    Ok(map.into_iter().filter_map(scalar).collect())
+    Ok(map.0)
+}
+
+/// The one key of WAL-G's that has keys of its own (its docs/README.md, "WALG_FAILOVER_STORAGES").
+fn is_nested(key: &str) -> bool {
+    key.eq_ignore_ascii_case("WALG_FAILOVER_STORAGES")
+}
+
+/// What stands for its value, of which nobody reads more than that it is there.
+const NESTED: &str = "{...}";
+
+/// Keys with plain values.
+struct Keys(Variables);
+
+impl<'de> serde::Deserialize<'de> for Keys {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Keys, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Keys;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("keys with plain values")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Keys, A::Error> {
+                let mut variables = Variables::new();
+                while let Some(key) = map.next_key::<String>()? {
+                    if is_nested(&key) {
+                        map.next_value::<serde::de::IgnoredAny>()?;
+                        variables.insert(key.to_uppercase(), NESTED.to_owned());
+                    } else if let Scalar(Some(value)) = map.next_value()? {
+                        variables.insert(key.to_uppercase(), value);
+                    }
+                }
+                Ok(Keys(variables))
+            }
+        }
+        deserializer.deserialize_map(Visitor)
+    }
 }
 
 /// The text of a plain value, as it is written; nothing for null.
@@ -139,6 +177,15 @@ mod tests {
                     WALG_LIBSODIUM_KEY: \"0123\"\n";
         assert_eq!(pairs(of_yaml(yaml)), expected);
         assert_eq!(pairs(of_yaml("# nothing\n\n")), []);
+    }
+
+    #[test]
+    fn of_other_stores_it_is_known_that_there_are_some() {
+        let expected = [pair("WALG_FAILOVER_STORAGES", NESTED), pair("WALG_S3_PREFIX", "s3://b/p")];
+        let json = r#"{"walg_failover_storages": {"a": {"AWS_REGION": "x"}}, "WALG_S3_PREFIX": "s3://b/p"}"#;
+        assert_eq!(pairs(of_json(json)), expected);
+        let yaml = "WALG_FAILOVER_STORAGES:\n  a:\n    AWS_REGION: x\nWALG_S3_PREFIX: s3://b/p\n";
+        assert_eq!(pairs(of_yaml(yaml)), expected);
     }
 
     #[test]

@@ -108,9 +108,9 @@ impl FromStr for Recipient {
 
     /// Reads `age1…`. The error does not quote the text: it may be a secret at the wrong place.
     fn from_str(text: &str) -> Result<Recipient> {
-        text.parse()
+        crate::config::encryption::recipient(text)
             .map(Recipient)
-            .map_err(|cause: &str| Error::new(Kind::Usage, "it is not the recipient of an age key").detail(cause))
+            .map_err(|cause| Error::new(Kind::Usage, "it is not the recipient of an age key").detail(cause))
     }
 }
 

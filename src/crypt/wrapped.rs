@@ -4,6 +4,7 @@
 //! recipients whom the user named, or by a key of KMS. Pure: who asks KMS is `archive`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use age::secrecy::zeroize::Zeroizing;
 use age::secrecy::{ExposeSecret, SecretSlice};
@@ -146,6 +147,10 @@ impl KeyObject {
     }
 }
 
+/// How long a host writes with the same data key, at most. Shorter would make more key objects, longer would let who once
+/// had one read more.
+pub const DATA_KEY_LIFE: Duration = Duration::from_secs(30 * 86_400);
+
 /// The identity with this secret; `None` if it has the wrong length.
 pub fn identity_of(secret: &SecretSlice<u8>) -> Option<Identity> {
     let bytes = <[u8; SECRET_SIZE]>::try_from(secret.expose_secret()).ok()?;
@@ -158,7 +163,10 @@ pub fn identity_of(secret: &SecretSlice<u8>) -> Option<Identity> {
 /// # Errors
 /// [`Kind::Bug`] if what came out is not for exactly so many.
 pub fn wrap(identity: &Identity, recipients: &[Recipient]) -> Result<Envelope> {
-    let mut text = Zeroizing::new(identity.text().expose_secret().to_owned());
+    let secret = identity.text();
+    // With room from the beginning: a text that grows leaves a copy behind.
+    let mut text = Zeroizing::new(String::with_capacity(secret.expose_secret().len() + 1));
+    text.push_str(secret.expose_secret());
     text.push('\n');
     let file = seal::seal(text.as_bytes(), recipients).during(|| "could not wrap a data key")?;
     let head = open::head_length(&file).ok().flatten().unwrap_or_default();

@@ -100,13 +100,13 @@ impl Codec {
             return Err(self.not_such(&head));
         }
         let input = Input::new(Box::new(Cursor::new(head).chain(source)));
-        let decoder = self.decoder(input).map_err(|error| self.damaged(&error))?;
+        let decoder = self.decoder(input, limit).map_err(|error| self.damaged(&error))?;
         Ok(Decoded { codec: self, decoder, left: limit, limit, state: State::Open })
     }
 
-    fn decoder(self, input: Input) -> io::Result<Decoder> {
+    fn decoder(self, input: Input, limit: u64) -> io::Result<Decoder> {
         Ok(match self {
-            Codec::Lzo => Decoder::Lzo(Lzop::new(input)),
+            Codec::Lzo => Decoder::Lzo(Lzop::new(input, limit)),
             Codec::Lz4 => Decoder::Lz4(Box::new(FrameDecoder::new(input))),
             Codec::Zstd => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
@@ -408,11 +408,21 @@ mod tests {
         ]
     }
 
+    /// So what it held is to be checked by what it is.
+    #[test]
+    fn without_a_checksum_of_the_data_lzop_cannot_tell_a_changed_byte() {
+        let mut stored = lzop(&[7; 100], 0x1000);
+        let at = stored.len() - 10;
+        stored[at] ^= 8;
+        assert_ne!(decode(Codec::Lzo, &stored, 100).unwrap(), [7; 100]);
+    }
+
     #[test]
     fn the_extension_of_a_name_says_how_the_object_is_compressed() {
         assert_eq!(Codec::split("part_001.tar.lz4"), ("part_001.tar", Codec::Lz4));
         assert_eq!(Codec::split("000000010000000000000001"), ("000000010000000000000001", Codec::Plain));
         assert_eq!(Codec::split("00000002.history.lzma"), ("00000002.history", Codec::Lzma));
+        assert_eq!(Codec::split("part_001.tar."), ("part_001.tar", Codec::Plain));
         for codec in Codec::ALL {
             assert_eq!(Codec::split(&format!("x{}", codec.extension())), ("x", codec));
         }
@@ -459,6 +469,21 @@ mod tests {
                 match outcome {
                     Ok(other) => prop_assert!(!checked || other == plain, "{codec:?}"),
                     Err(error) => prop_assert_eq!(error.kind(), Kind::Corrupt, "{:?}", codec),
+                }
+            }
+        }
+
+        #[test]
+        fn no_block_makes_a_decoder_panic(junk in prop::collection::vec(any::<u8>(), 1..300), more in 1u32..2000) {
+            let mut lzo = lzop(&[], 0);
+            lzo.truncate(lzo.len() - 4);
+            let sizes = [junk.len() as u32 + more, junk.len() as u32].map(u32::to_be_bytes).concat();
+            let lzo = [&lzo[..], &sizes, &junk, &[0; 4]].concat();
+            let lz4 = [&lz4(&[])[..7], &(junk.len() as u32).to_le_bytes(), &junk, &[0; 8]].concat();
+            let gzip = [&gzip(&[])[..10], &junk].concat();
+            for (codec, stored) in [(Codec::Lzo, lzo), (Codec::Lz4, lz4), (Codec::Gzip, gzip)] {
+                if let Err(error) = decode(codec, &stored, 1 << 20) {
+                    prop_assert_eq!(error.kind(), Kind::Corrupt);
                 }
             }
         }

@@ -95,9 +95,10 @@ fn write(file: WalFile, plain: &mut Decoded, system: SystemId, mut staged: Stage
         WalFile::Segment(name) => check_pages(name, content, system, size)?,
         WalFile::Partial(name) => drop(check_header(name, content, system, size)?),
         WalFile::History(timeline) => {
-            let mut text = String::new();
-            content.read_to_string(&mut text).map_err(|_| not_such(file))?;
-            History::parse(timeline, &text)?;
+            let mut text = Vec::new();
+            content.read_to_end(&mut text).during(what)?;
+            // The name of a restore point in it is in the encoding of a database.
+            History::parse(timeline, &String::from_utf8_lossy(&text))?;
         }
         WalFile::BackupHistory(..) => {
             // The first line of `build_backup_content` in src/backend/access/transam/xlogbackup.c.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::durable::{self, Staged};
-use crate::error::{Context, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::postgres::control::{ControlFile, SystemId};
 use crate::postgres::datadir;
 use crate::wal::prefetch::{self, Ahead, Taken};
@@ -87,6 +87,16 @@ pub fn take(job: &Job) -> Result<bool> {
     Ok(taken != Taken::Missing)
 }
 
+/// That an archive holds no cluster yet is no word about the file: nobody has looked for it.
+fn unknown_cluster(error: Error) -> Error {
+    match error.kind() {
+        Kind::NotFound => Error::new(Kind::Config, "it is not known of which cluster the file is to be")
+            .detail(error.to_string())
+            .hint("Say so with --pgdata or --system-id (WALDEN_PGDATA, WALDEN_SYSTEM_ID)."),
+        _ => error,
+    }
+}
+
 /// Fetches a WAL file from the store. When this returns `Ok`, the target is complete and is what its name says; before that
 /// nothing bears the target's name.
 ///
@@ -99,7 +109,7 @@ pub async fn fetch(sources: &Sources, job: &Job) -> Result<()> {
     let Request { file, target, .. } = &job.request;
     let system_id = match job.control.as_ref().map(|control| control.system_id).or(job.request.system_id) {
         Some(system_id) => system_id,
-        None => archive.only_cluster().await.during(what)?,
+        None => archive.only_cluster().await.map_err(unknown_cluster).during(what)?,
     };
     // Whoever fetches ahead goes on behind this one, and does not fetch it too.
     let ahead = job.ahead.as_ref().zip(job.segment());

@@ -45,7 +45,7 @@ pub async fn receive(
         Ok(_) => {}
         Err(absent) if absent.kind() == Kind::NotFound => match legacy.find(file).await? {
             Some(stored) => {
-                staged = legacy.receive(file, &stored, system, control, staged).await?;
+                staged = legacy.receive(file, &stored, system, control, staged).await.map_err(went_away)?;
                 tracing::debug!("\"{file}\" comes from {}", legacy.store().url(&stored.key));
             }
             None => return Err(absent),
@@ -54,6 +54,16 @@ pub async fn receive(
     }
     check(file, staged.file(), control)?;
     Ok(staged)
+}
+
+/// What a listing has shown is not absent: it was deleted in the meantime, or the listing is of another moment.
+fn went_away(error: Error) -> Error {
+    match error.kind() {
+        Kind::NotFound => {
+            Error::new(Kind::Unreachable, "the file went away while it was read").detail(error.to_string())
+        }
+        _ => error,
+    }
 }
 
 /// A segment must be the one that was asked for, of this cluster and of its segment size: PostgreSQL would take a foreign

@@ -4,13 +4,17 @@
 //! given, instead of one of the user's keyring, is brought into a keyring of its own, which is gone with this process.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::legacy::codec::{carrying, error_of};
@@ -40,15 +44,65 @@ impl fmt::Debug for Gpg {
     }
 }
 
+/// What the directories of keyrings are called.
+const PREFIX: &str = "walden-gpg-";
+
+/// The file in one that its process has locked for as long as it lives.
+const LOCK: &str = ".walden-lock";
+
+/// One without a lock is being made, unless it is older than that.
+const MADE_WITHIN: Duration = Duration::from_secs(60);
+
 /// A keyring for this process alone.
-struct Home(tempfile::TempDir);
+struct Home {
+    directory: tempfile::TempDir,
+    _lock: File,
+}
+
+impl Home {
+    fn make() -> Result<Home> {
+        let what = || "could not make a directory for a keyring";
+        sweep();
+        let private = std::fs::Permissions::from_mode(0o700);
+        let directory = tempfile::Builder::new().prefix(PREFIX).permissions(private).tempdir().during(what)?;
+        let lock = File::create(directory.path().join(LOCK)).during(what)?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(io::Error::from).during(what)?;
+        Ok(Home { directory, _lock: lock })
+    }
+}
 
 impl Drop for Home {
     fn drop(&mut self) {
-        // Its agent would go on for a while in a directory that is no more. Best effort: then it ends by itself.
-        let mut command = Command::new("gpgconf");
-        command.arg("--homedir").arg(self.0.path()).args(["--kill", "all"]);
-        let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        end_agent(self.directory.path());
+    }
+}
+
+/// The agent would go on for a while in a directory that is no more. Best effort: then it ends by itself.
+fn end_agent(home: &Path) {
+    let mut command = Command::new("gpgconf");
+    command.arg("--homedir").arg(home).args(["--kill", "all"]);
+    let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+}
+
+/// Removes the keyrings of processes that were killed, as PostgreSQL's shutdown does to a `restore_command`: there is a secret
+/// key in each. Best effort.
+fn sweep() {
+    let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else { return };
+    for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX)) {
+        let Ok(metadata) = entry.path().symlink_metadata() else { continue };
+        if !metadata.is_dir() || metadata.uid() != rustix::process::geteuid().as_raw() {
+            continue;
+        }
+        let is_left = match File::open(entry.path().join(LOCK)) {
+            Ok(lock) => flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok(),
+            Err(_) => {
+                metadata.modified().ok().and_then(|time| time.elapsed().ok()).is_some_and(|age| age > MADE_WITHIN)
+            }
+        };
+        if is_left {
+            end_agent(&entry.path());
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 
@@ -63,10 +117,7 @@ impl Gpg {
     /// # Errors
     /// [`Kind::Config`] if gpg does not take it for a secret key; [`Kind::Local`] if gpg cannot be run.
     pub fn with_key(key: &[u8], passphrase: Option<String>) -> Result<Gpg> {
-        let private = std::fs::Permissions::from_mode(0o700);
-        let home = tempfile::Builder::new().prefix("walden-gpg-").permissions(private).tempdir();
-        let home = home.during(|| "could not make a directory for a keyring")?;
-        let gpg = Gpg { home: Some(Arc::new(Home(home))), passphrase: passphrase.map(Into::into) };
+        let gpg = Gpg { home: Some(Arc::new(Home::make()?)), passphrase: passphrase.map(Into::into) };
         let mut import = gpg.start(&["--import"], io::Cursor::new(key.to_vec()))?;
         let outcome = import.read_to_end(&mut Vec::new());
         let words = import.words();
@@ -92,7 +143,12 @@ impl Gpg {
         // In English, for its words are told on, and with lines for programs, which are judged by.
         command.env("LC_ALL", "C").args(["--batch", "--no-tty", "--quiet", "--status-fd", "2"]);
         if let Some(home) = &self.home {
-            command.arg("--homedir").arg(home.0.path()).args(["--pinentry-mode", "loopback", "--passphrase-fd", "0"]);
+            command.arg("--homedir").arg(home.directory.path()).args([
+                "--pinentry-mode",
+                "loopback",
+                "--passphrase-fd",
+                "0",
+            ]);
         }
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().map_err(|error| {
@@ -289,7 +345,17 @@ fn stuck() -> Error {
 fn refused(words: &str) -> Error {
     let plain: Vec<&str> = words.lines().filter(|line| !line.starts_with("[GNUPG:]")).collect();
     let plain = plain.join("; ");
-    if !plain.contains("No secret key") {
+    let has_key = !plain.contains("No secret key");
+    if has_key
+        && ["pinentry", "agent", "Inappropriate ioctl", "Operation cancelled", "Timeout"]
+            .iter()
+            .any(|word| plain.contains(word))
+    {
+        return Error::new(Kind::Local, "the program gpg could not ask for the passphrase of the secret key")
+            .detail(plain)
+            .hint("Let gpg-agent know it, or give the key by WALDEN_LEGACY_PGP_KEY_FILE.");
+    }
+    if has_key {
         return Error::new(Kind::Corrupt, "the object cannot be decrypted by gpg").detail(plain);
     }
     match words.contains("[GNUPG:] KEY_CONSIDERED ") {

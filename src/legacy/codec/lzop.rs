@@ -11,7 +11,7 @@ use lzokay::decompress::decompress;
 pub(super) const MAGIC: &[u8] = &[0x89, b'L', b'Z', b'O', 0x00, 0x0D, 0x0A, 0x1A, 0x0A];
 
 /// The largest block that lzop itself takes. It writes blocks of 256 KiB.
-const LARGEST_BLOCK: usize = 64 << 20;
+const LARGEST_BLOCK: u64 = 64 << 20;
 
 /// The version of lzop from which on the header has a level, and times of 64 bits.
 const LONG_HEADER: u16 = 0x0940;
@@ -35,6 +35,8 @@ const METHODS: [u8; 3] = [1, 2, 3];
 /// A file of lzop.
 pub(super) struct Lzop<R> {
     source: R,
+    /// Bytes of the largest block that is taken.
+    largest: u64,
     /// What the header says, once it has been read.
     flags: Option<u32>,
     stored: Vec<u8>,
@@ -45,8 +47,17 @@ pub(super) struct Lzop<R> {
 }
 
 impl<R> Lzop<R> {
-    pub(super) fn new(source: R) -> Lzop<R> {
-        Lzop { source, flags: None, stored: Vec::new(), plain: Vec::new(), taken: 0, ended: false }
+    /// One of which no more than `limit` plain bytes are wanted: no block needs to be larger.
+    pub(super) fn new(source: R, limit: u64) -> Lzop<R> {
+        Lzop {
+            source,
+            largest: limit.min(LARGEST_BLOCK),
+            flags: None,
+            stored: Vec::new(),
+            plain: Vec::new(),
+            taken: 0,
+            ended: false,
+        }
     }
 
     pub(super) fn source_mut(&mut self) -> &mut R {
@@ -80,7 +91,7 @@ impl<R: Read> Lzop<R> {
             return Ok(false);
         }
         let stored_size = u32_of(&mut self.source)? as usize;
-        if plain_size > LARGEST_BLOCK || stored_size == 0 || stored_size > plain_size {
+        if plain_size as u64 > self.largest || stored_size == 0 || stored_size > plain_size {
             return Err(damaged("a block has an impossible size"));
         }
         let plain_sums = Sums::read(&mut self.source, flags & ADLER32_PLAIN != 0, flags & CRC32_PLAIN != 0)?;

@@ -235,13 +235,16 @@ impl Asked<'_> {
                  this archive (docs/encryption.md)."
             ))),
             "InvalidCiphertextException" | "IncorrectKeyException" => Failure::Final(error(Kind::Corrupt)),
+            "NotFoundException" if action == "Decrypt" => Failure::Final(error(Kind::Config).hint(
+                "That key is gone from KMS: name the identity of another holder with --identity-file; walden keys prints them.",
+            )),
             "NotFoundException" => Failure::Final(
                 error(Kind::Config).hint("Check the ARN in encrypt-to (--encrypt-to, WALDEN_ENCRYPT_TO) and its region."),
             ),
-            "DisabledException" | "KMSInvalidStateException" | "KeyUnavailableException" => Failure::Final(
+            "DisabledException" | "KMSInvalidStateException" => Failure::Final(
                 error(Kind::Denied).hint(format!("Enable {key} again, or cancel its deletion: without it nothing can be opened.")),
             ),
-            "ThrottlingException" | "LimitExceededException" | "DependencyTimeoutException" => {
+            "ThrottlingException" | "LimitExceededException" | "DependencyTimeoutException" | "KeyUnavailableException" => {
                 Failure::Transient(error(Kind::Unreachable))
             }
             _ if status >= 500 => Failure::Transient(error(Kind::Unreachable)),

@@ -18,6 +18,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::customer::CustomerKey;
 use crate::config::requests::{Acl, KmsKey, LockMode, Sse, StorageClass, Tags};
 use crate::config::value::Checksum;
+use crate::crypt::wrapped::DATA_KEY_LIFE;
 use crate::error::{Error, Kind, Result};
 use crate::layout::{Family, Key};
 
@@ -142,8 +143,12 @@ impl Carried {
         let time = match key.family() {
             Family::Wal => self.wanted.wal_lock,
             Family::Backup => self.wanted.backup_lock,
-            // Without its key an object is lost: a key is locked for as long as anything that may need it.
-            Family::Keys => self.wanted.wal_lock.max(self.wanted.backup_lock),
+            // Without its key an object is lost. What is encrypted with a key is stored for as long as the key is written
+            // with, and a backup that began on its last day takes its time: by so much its lock is longer.
+            Family::Keys => {
+                let longest = self.wanted.wal_lock.max(self.wanted.backup_lock);
+                longest.map(|lock| lock.saturating_add(DATA_KEY_LIFE).saturating_add(LONGEST_BACKUP))
+            }
             Family::Archive => None,
         }?;
         let seconds = i64::try_from(time.as_secs()).ok()?;
@@ -151,6 +156,9 @@ impl Carried {
         Some(DateTime::from_secs(now.as_second().saturating_add(seconds).saturating_add(1)))
     }
 }
+
+/// A backup that takes longer than that has parts that outlast their key's lock.
+const LONGEST_BACKUP: Duration = Duration::from_secs(2 * 86_400);
 
 fn check_encryption(wanted: &Wanted, endpoint: &Uri) -> Result<()> {
     let kms = matches!(wanted.sse, Some(Sse::Kms | Sse::KmsTwice));
@@ -249,6 +257,7 @@ mod tests {
 
     const DAY: Duration = Duration::from_secs(86_400);
     const SYSTEM: &str = "7710427967336607753";
+    const DATA_KEY: &str = "age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa";
     const BACKUP: &str = "7710427967336607753/backup/20261121T013005Z-0000000100000000000000AB";
 
     fn plan(wanted: Wanted) -> Result<Carried> {
@@ -287,6 +296,9 @@ mod tests {
             prop_assert_eq!(locked(&format!("{SYSTEM}/wal/00000002.history")), Some(86_400 * days as i64 + 1));
             prop_assert_eq!(locked(&format!("{BACKUP}/backup.json")), Some(86_400 * 3 + 1));
             prop_assert_eq!(locked("walden.json"), None);
+            // What is encrypted on a key's last day is locked from then on, and the key must outlast it.
+            let key = locked(&format!("{SYSTEM}/keys/{DATA_KEY}")).unwrap();
+            prop_assert!(key >= 86_400 * (days.max(3) as i64 + 30) + 1);
         }
     }
 
