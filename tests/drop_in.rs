@@ -265,9 +265,11 @@ fn a_migrated_file_says_what_the_old_one_said_and_no_secret() {
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }
-        // It can be used as it is, with the variables that it says stay variables.
+        // It can be used once it is decided what is to be encrypted, with the variables that it says stay variables.
         let file = stage.file("walden.toml", &text);
         let config = ["--config", file.to_str().unwrap(), "config"];
+        stage.walden(&[], &config).run().code(3).stderr_has("encrypt-to");
+        stage.file("walden.toml", &text.replace("encrypt-to = [\"to-be-decided\"]\n", ""));
         stage.walden(&[], &config).run().code(0).stdout_has("s3://").stdout_has("AES256");
     }
     stage.walden(&[], &["migrate-config", "--from", "missing"]).run().code(10).stderr_has("missing");

@@ -117,7 +117,8 @@ fn all_kinds_of_wal_files_go_out_and_come_back_and_histories_stay_readable_witho
         // Which WAL there is can be said by whoever only writes.
         let shown = sealed.scene.walden(&["wal-show", "--json"]).run().code(0).json();
         assert_eq!(shown[0]["timelines"].as_array().unwrap().len(), 2);
-        sealed.scene.walden(&["wal-verify", "--deep"]).env("WALDEN_IDENTITY_FILE", sealed.identity.path()).run();
+        let deep = sealed.scene.walden(&["wal-verify", "--deep"]);
+        deep.env("WALDEN_IDENTITY_FILE", sealed.identity.path()).run().code(1).stderr_has("no complete backup");
     }
 }
 
@@ -488,7 +489,8 @@ fn whoever_watches_needs_no_key_and_no_right_to_read_its_file() {
     let nowhere = sealed.scene.data.path().join("nowhere");
     for words in ["status", "keys", "backup-list", "wal-show", "delete garbage", "report --json"] {
         let words: Vec<&str> = words.split(' ').collect();
-        sealed.scene.walden(&words).env("WALDEN_IDENTITY_FILE", &nowhere).run().code(0);
+        let walden = sealed.scene.walden(&words).env("WALDEN_IDENTITY_FILE", &nowhere);
+        walden.env("WALDEN_ENCRYPT_TO", &nowhere).run().code(0);
     }
     let name = ["wal-fetch", &name, "pg_wal/RECOVERYXLOG"];
     sealed
@@ -654,18 +656,35 @@ fn a_wal_file_can_be_had_by_hand_with_stock_age_and_zstd() {
     sealed.push(&name).code(0);
     let Place::Directory(archive) = &sealed.scene.place else { panic!("it is one") };
     let page = include_str!("../docs/encryption.md");
-    let block = page.split("<!-- by hand: wal -->\n```sh\n").nth(1).unwrap().split("\n```").next().unwrap();
-    let script = block
+    let block = |name: &str| {
+        let begins = format!("<!-- by hand: {name} -->\n```sh\n");
+        page.split(&begins).nth(1).unwrap().split("\n```").next().unwrap().to_owned()
+    };
+    let script = format!("{}\n{}", block("keys"), block("wal"))
         .replace("000000010000000000000003", &name)
         .replace("00000001/", &format!("{}/", &name[..8]))
         .replace("7710427967336607753", &SYSTEM_ID.to_string())
         .replace("~/my.key", sealed.identity.path());
     let ran = Command::new("bash")
         .args(["-eu", "-c", &script])
+        .env("HOME", sealed.scene.data.path())
         .current_dir(archive.path())
         .stdin(Stdio::null())
         .output()
         .unwrap();
     assert!(ran.status.success(), "{script}\n{ran:?}");
-    assert!(fs::read(archive.path().join(SYSTEM_ID.to_string()).join(&name)).unwrap() == small(1).bytes());
+    assert!(fs::read(archive.path().join(&name)).unwrap() == small(1).bytes());
+}
+
+/// The same page: how 32 bytes that KMS has opened are written for age.
+#[test]
+fn a_secret_of_kms_is_written_for_age_without_walden() {
+    let page = include_str!("../docs/encryption.md");
+    let script = page.split("<!-- by hand: identity -->\n```python\n").nth(1).unwrap().split("\n```").next().unwrap();
+    let scene = Scene::new(Place::directory());
+    let secret = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
+    let key = key_file(scene.data.path(), "key", secret.as_bytes(), 0o600);
+    let ours = scene.walden(&["keygen", key.to_str().unwrap(), "--as-identity"]).run().code(0).stdout;
+    let theirs = support::legacy::through(&["python3", "-c", script], secret.as_bytes());
+    assert_eq!(String::from_utf8(theirs).unwrap().trim(), ours.trim());
 }

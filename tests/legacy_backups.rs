@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use support::forge::SYSTEM_ID;
-use support::legacy::{CODECS, through};
+use support::legacy::{CODECS, Keyring, through};
 use support::place::{Place, files_below};
 use support::scene::small;
 use support::user::{User, reachable, scratch_directory};
@@ -93,6 +93,10 @@ fn pages(pages: &[(u64, u8)]) -> Vec<u8> {
 
 /// A full backup and two deltas, and the files that the newest one has.
 fn chain() -> (Vec<Forged>, BTreeMap<String, Vec<u8>>) {
+    chain_named(false)
+}
+
+fn chain_named(names_all: bool) -> (Vec<Forged>, BTreeMap<String, Vec<u8>>) {
     let lsn = |number: u64| (number << 20) + 0x1000;
     let once = pages(&[(lsn(2), 1), (lsn(2), 2), (lsn(2), 3)]);
     // One page changes and one is added; then the file becomes shorter, and a page changes again.
@@ -103,6 +107,7 @@ fn chain() -> (Vec<Forged>, BTreeMap<String, Vec<u8>>) {
     let full = Forged {
         number: 2,
         from: None,
+        names_all,
         files: vec![
             ("/PG_VERSION", whole("15\n")),
             ("/base/5/16384", Has::Whole(once)),
@@ -116,6 +121,7 @@ fn chain() -> (Vec<Forged>, BTreeMap<String, Vec<u8>>) {
     let delta = Forged {
         number: 4,
         from: Some((2, full.name())),
+        names_all,
         files: vec![
             ("/PG_VERSION", Has::Same),
             ("/base/5/16384", Has::Pages(increment(&twice, full.start()))),
@@ -129,6 +135,7 @@ fn chain() -> (Vec<Forged>, BTreeMap<String, Vec<u8>>) {
     let deeper = Forged {
         number: 6,
         from: Some((4, delta.name())),
+        names_all,
         files: vec![
             ("/PG_VERSION", Has::Same),
             ("/base/5/16384", Has::Pages(increment(&thrice, delta.start()))),
@@ -174,6 +181,37 @@ fn a_chain_comes_to_the_same_files_in_every_codec_and_with_every_form_of_its_lis
         assert_eq!(stage.restored(), expected);
         assert_eq!(stage.objects(), before);
     }
+}
+
+#[test]
+fn a_chain_of_wal_rus_is_restored_by_its_own_names() {
+    let (backups, mut expected) = chain_named(true);
+    let stage = Stage::new();
+    backups.iter().for_each(|backup| stage.walg(2, Form::Rus).forge(backup));
+    expected.insert("backup_label".to_owned(), backups[2].label().into_bytes());
+    let name = backups[2].name();
+    assert_eq!(name.matches("_D_").count(), 2);
+    let listed = stage.walden(&["backup-list", "--json"]).run().code(0).json();
+    assert_eq!(listed.as_array().unwrap().last().unwrap()["id"], name);
+    stage.restore(&["LATEST"]).code(0);
+    assert_eq!(stage.restored(), expected);
+    stage.clear();
+    // It has another form of increments as well, which is PostgreSQL's own.
+    let sentinel = format!("basebackups_005/{name}_backup_stop_sentinel.json");
+    change_json(&stage, &sentinel, |value| value["IncrementFormat"] = "native".into());
+    stage.restore(&[&name]).code(8).stderr_has("is a delta in the form \"native\"");
+    assert!(!stage.data().exists());
+}
+
+#[test]
+fn what_an_attempt_of_the_same_name_has_left_is_no_part_of_a_backup() {
+    let (backups, expected) = chain();
+    let stage = Stage::new();
+    backups.iter().for_each(|backup| stage.walg(PLAIN, Form::Second).forge(backup));
+    let left = part(&stage, 2, "part_001.tar").replace("part_001", "part_099");
+    stage.theirs.put(&left, &stage.theirs.get(&part(&stage, 2, "part_001.tar")).unwrap());
+    stage.restore(&["LATEST"]).code(0);
+    assert_eq!(stage.restored(), expected);
 }
 
 #[test]
@@ -447,7 +485,7 @@ const DAMAGES: &[Damage] = &[
         |stage| {
             change_json(stage, &sentinel_of(2), |value| value["SystemIdentifier"] = 7.into());
         },
-        7,
+        8,
         "contradicts its WAL",
         true,
     ),
@@ -481,7 +519,7 @@ fn whatever_is_wrong_has_its_own_refusal_and_nothing_is_left_that_could_start() 
         let stage = Stage::new();
         backups.iter().for_each(|backup| stage.walg(PLAIN, Form::Second).forge(backup));
         damage(&stage);
-        stage.restore(&[&name]).code(*code).stderr_has(words);
+        stage.restore(&[&name]).code(*code).stderr_has(words).stderr_has("HINT");
         no_server_starts(&stage);
         assert_eq!(stage.data().exists(), !is_known_before, "{what}");
         assert!(!stage.scratch.path().join("evil").exists() && !Path::new("/evil").exists());
@@ -556,10 +594,20 @@ fn backups_are_listed_shown_and_never_changed() {
     ] {
         stage.walden(words).run().code(8).stderr_has("is not one of walden's").stderr_has("WAL-E");
     }
-    for words in [&["delete", "everything", "--even-the-last", "--confirm"][..], &["delete", "garbage", "--confirm"]] {
-        let _ = stage.walden(words).run();
-    }
     assert_eq!(stage.objects(), before);
+    // Ours lies under the same prefix, and goes alone.
+    support::archive::Forged::new(SYSTEM_ID, 20, 480).store(&stage.theirs);
+    support::archive::store_wal(&stage.theirs, SYSTEM_ID, 1, 1..=25);
+    for words in [&["delete", "garbage", "--confirm"][..], &["delete", "everything", "--even-the-last", "--confirm"]] {
+        // Whoever runs the tests owns what they have stored.
+        let walden = Walden::at(&stage.walden, stage.scratch.path()).env("WALDEN_PREFIX", stage.theirs.prefix());
+        walden.args(words).run().code(0);
+    }
+    let is_theirs = |key: &String| key.starts_with("wal_005/") || key.starts_with("basebackups_005/");
+    let (left, ours): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        stage.objects().into_iter().partition(|(key, _)| is_theirs(key));
+    assert_eq!(left, before);
+    assert!(!ours.keys().any(|key| key.contains("/wal/") || key.contains("/backup/")), "{:?}", ours.keys());
 }
 
 #[test]
@@ -622,7 +670,7 @@ fn tar_archives_are_read_as_each_of_them_writes_them() {
     tar.append_data(&mut header, format!("{long}_gnu"), &b"gnu"[..]).unwrap();
     tar.append_pax_extensions([("path", format!("{long}_pax").as_bytes())]).unwrap();
     append(&mut tar, "short", 0o640, tar::EntryType::Regular, b"pax");
-    let label = Forged { number: 2, from: None, files: Vec::new() }.label();
+    let label = Forged { number: 2, from: None, names_all: false, files: Vec::new() }.label();
     append(&mut tar, "backup_label", 0o640, tar::EntryType::Regular, label.as_bytes());
     // Filled up as Python does, to 20 blocks.
     let mut tar = tar.into_inner().unwrap();
@@ -668,7 +716,7 @@ fn tar_archives_are_read_as_each_of_them_writes_them() {
 fn what_a_server_has_sent_to_wal_g_ends_without_an_end_and_has_its_control_file_twice() {
     let stage = Stage::new();
     let walg = stage.walg(2, Form::Second);
-    let backup = Forged { number: 2, from: None, files: vec![] };
+    let backup = Forged { number: 2, from: None, names_all: false, files: vec![] };
     walg.forge(&backup);
     let mut tar = tar::Builder::new(Vec::new());
     append(&mut tar, "backup_label", 0o600, tar::EntryType::Regular, backup.label().as_bytes());
@@ -685,6 +733,7 @@ fn what_a_server_has_sent_to_wal_g_ends_without_an_end_and_has_its_control_file_
     walg.store(&format!("{folder}/files_metadata.json"), list.to_string().as_bytes());
     stage.restore(&["LATEST"]).code(0);
     assert_eq!(stage.restored().keys().collect::<Vec<_>>(), ["PG_VERSION", "backup_label", "global/pg_control"]);
+    assert!(stage.data().join("base/5").is_dir(), "a directory that no list has and no file is in");
 }
 
 #[test]
@@ -704,6 +753,41 @@ fn a_chain_that_is_encrypted_is_restored_with_its_key_and_with_no_other() {
     assert_eq!(stage.restored(), expected);
 }
 
+#[test]
+fn a_chain_that_gpg_has_encrypted_is_restored_with_its_secret_key() {
+    let (backups, expected) = chain();
+    let (stage, keyring) = (Stage::new(), Keyring::new(""));
+    backups.iter().for_each(|backup| stage.walg(2, Form::Second).forge(backup));
+    for (key, bytes) in stage.objects() {
+        if key.contains("/tar_partitions/") || key.starts_with("wal_005/") {
+            stage.theirs.put(&key, &keyring.encrypt(&bytes));
+        }
+    }
+    let with = |key: Vec<u8>| {
+        let walden = stage.walden(&["backup-fetch", stage.data().to_str().unwrap(), "LATEST"]);
+        walden.env("WALG_PGP_KEY", String::from_utf8(key).unwrap()).run()
+    };
+    stage.restore(&["LATEST"]).code(7).stderr_has("If it was encrypted");
+    with(Keyring::new("").secret_key("")).code(3).stderr_has("no secret key");
+    assert!(!stage.data().exists());
+    with(keyring.secret_key("")).code(0);
+    assert_eq!(stage.restored(), expected);
+}
+
+/// Of a copied archive the store knows when it was copied, and of some backups that is all that is known.
+#[test]
+fn when_a_backup_ended_that_does_not_say_so_is_for_the_user_to_know() {
+    let (backups, _) = chain();
+    let stage = Stage::new();
+    stage.walg(PLAIN, Form::First).forge(&backups[0]);
+    let target = ["--target-time", "2024-05-01 18:00+00"];
+    stage.restore(&target).code(8).stderr_has("name one that ended before the target");
+    let name = backups[0].name();
+    // Chosen nevertheless: what is refused is that its WAL does not lead so far.
+    let refused = stage.restore(&[&[name.as_str()][..], &target].concat());
+    assert!(!refused.stderr.contains("does not lead to the target"), "{}", refused.stderr);
+}
+
 /// A page of the data directory as PostgreSQL would seal it is not made here: any other has a wrong checksum.
 #[test]
 fn pages_with_a_wrong_checksum_are_told_unless_the_wal_replaces_them() {
@@ -713,7 +797,7 @@ fn pages_with_a_wrong_checksum_are_told_unless_the_wal_replaces_them() {
         ("/PG_VERSION", Has::Whole(b"15\n".to_vec())),
         ("/base/5/16384", Has::Whole(pages(&[(lsn(1), 1), (lsn(9), 2), (lsn(1), 3)]))),
     ];
-    stage.walg(3, Form::Second).forge(&Forged { number: 2, from: None, files });
+    stage.walg(3, Form::Second).forge(&Forged { number: 2, from: None, names_all: false, files });
     let shown = stage.restore(&["LATEST", "--json"]).code(0).stderr_has("2 pages have a wrong checksum").json();
     let remarks = shown["remarks"].to_string();
     assert!(remarks.contains("base/5/16384 block 0, base/5/16384 block 2"), "{remarks}");

@@ -703,7 +703,9 @@ mod tests {
                     | VerbName::Report
                     | VerbName::Doctor => &[],
                 };
-                let takes = row.verbs.contains(&verb);
+                // As WAL-G has it (docs/migrating.md, "Options").
+                let is_spelling = verb == VerbName::Delete && row.name == "dry-run";
+                let takes = row.verbs.contains(&verb) || is_spelling;
                 let target = if takes { target(row) } else { "" };
                 let needed = needed(verb, row);
                 let result = run(&format!("{verb} {} {} {target} {needed}", operands.join(" "), row_of(row)));

@@ -2,7 +2,7 @@
 //!
 //! Layout, in bytes: `w i 1 0x55`; the size of the whole file, 8, little-endian; the number of pages, 4; the block of each,
 //! 4 each; the pages in the same order (`ReadIncrementalFile` in WAL-G's internal/databases/postgres/pagefile.go). WAL-RUS
-//! writes the same.
+//! writes the same, or PostgreSQL's own, and says which.
 
 use std::io::{ErrorKind, Read};
 

@@ -1,6 +1,7 @@
 //! Keys for encrypted archives, made as users make them.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -51,10 +52,16 @@ fn give(file: &Path) {
     }
 }
 
-/// Does any object of the place hold these bytes? Returns its key.
+/// Does any object of the place hold these bytes, as it is or as zstd decompresses it? Returns its key.
 pub fn found_in(place: &super::place::Place, marker: &[u8]) -> Option<String> {
     assert!(marker.len() >= 16);
-    place.keys().into_iter().find(|key| holds(&place.get(key).unwrap(), marker))
+    place.keys().into_iter().find(|key| {
+        let object = place.get(key).unwrap();
+        let mut plain = Vec::new();
+        // What comes before an error counts too.
+        let _ = zstd::Decoder::new(&object[..]).and_then(|mut decoder| decoder.read_to_end(&mut plain));
+        holds(&object, marker) || holds(&plain, marker)
+    })
 }
 
 pub fn holds(bytes: &[u8], marker: &[u8]) -> bool {

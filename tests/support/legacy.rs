@@ -9,7 +9,7 @@ use crypto_secretstream::aead::rand_core::OsRng;
 use crypto_secretstream::{Key, PushStream, Tag};
 
 /// Every codec: its extension, and the program that writes it.
-pub const CODECS: [(&str, &[&str]); 8] = [
+pub const CODECS: [(&str, &[&str]); 9] = [
     (".lzo", &["lzop", "-c"]),
     // Another compressor of the same format, with every checksum that there is.
     (".lzo", &["lzop", "-9", "--crc32", "-C", "-c"]),
@@ -19,6 +19,8 @@ pub const CODECS: [(&str, &[&str]); 8] = [
     (".lzma", &["xz", "--format=lzma", "-1", "-c"]),
     (".gz", &["gzip", "-c"]),
     ("", &["cat"]),
+    // WAL-G up to 3.0.8, where it is not to compress.
+    (".", &["cat"]),
 ];
 
 /// The plain bytes through a program.

@@ -45,6 +45,8 @@ pub enum Form {
     Second,
     /// Version 2, without a list of files.
     Unlisted,
+    /// Version 2 as WAL-RUS writes it: archives are listed without the extension of their codec.
+    Rus,
 }
 
 /// A WAL-G that stores in a directory.
@@ -101,7 +103,7 @@ impl<'a> Archives<'a> {
         let bytes = self.walg.packed(bytes);
         self.stored += bytes.len() as u64;
         self.walg.store(&format!("basebackups_005/{}/tar_partitions/{name}", self.name), &bytes);
-        name
+        if self.walg.form == Form::Rus { tar.to_owned() } else { name }
     }
 
     fn close(&mut self) {
@@ -250,6 +252,8 @@ pub struct Forged {
     pub number: u64,
     /// That of the backup before, and its name.
     pub from: Option<(u64, String)>,
+    /// Does its name have that of all deltas before it, as WAL-RUS's do?
+    pub names_all: bool,
     pub files: Vec<(&'static str, Has)>,
 }
 
@@ -265,6 +269,7 @@ impl Forged {
     pub fn name(&self) -> String {
         let segment = self.segment().name();
         match &self.from {
+            Some((_, name)) if self.names_all => format!("base_{segment}_D_{}", &name["base_".len()..]),
             Some((number, _)) => format!("base_{segment}_D_{}", small(*number).name()),
             None => format!("base_{segment}"),
         }
@@ -312,6 +317,9 @@ impl WalG {
             sentinel["DeltaFrom"] = name.as_str().into();
             sentinel["DeltaFullName"] = name.as_str().into();
             sentinel["DeltaCount"] = 1.into();
+            if self.form == Form::Rus {
+                sentinel["IncrementFormat"] = "wi1".into();
+            }
         }
         let finished = Timestamp::from_second(1_714_557_600 + backup.number as i64 * 3600).unwrap();
         self.finish(&name, sentinel, Value::Object(files), Value::Object(archives.sets), (finished, finished));
@@ -333,7 +341,7 @@ impl WalG {
         sets: Value,
         (began, ended): (Timestamp, Timestamp),
     ) {
-        if matches!(self.form, Form::Second | Form::Unlisted) {
+        if matches!(self.form, Form::Second | Form::Unlisted | Form::Rus) {
             let second = json!({ "Version": 2, "StartTime": began, "FinishTime": ended, "DateFmt": "x",
                 "Hostname": "h", "DataDir": "/data", "IsPermanent": false, "Timeline": 1 });
             sentinel.as_object_mut().unwrap().extend(second.as_object().unwrap().clone());
@@ -341,7 +349,7 @@ impl WalG {
         match self.form {
             Form::Inline => (sentinel["Files"], sentinel["TarFileSets"]) = (files, sets),
             Form::Unlisted => sentinel["FilesMetadataDisabled"] = true.into(),
-            Form::First | Form::Second => {
+            Form::First | Form::Second | Form::Rus => {
                 let list =
                     json!({ "Files": files, "TarFileSets": sets, "DatabasesByNames": { "postgres": { "oid": 5 } } });
                 self.store(&format!("basebackups_005/{name}/files_metadata.json"), list.to_string().as_bytes());
