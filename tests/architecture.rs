@@ -134,6 +134,7 @@ const SIDEWAYS: &[(&str, &str, &str)] = &[
     ("metrics", "durable", "the file of the metrics is put in its place in one step"),
     ("codec", "crypt", "payloads are encrypted on their way"),
     ("storage", "crypt", "a key of one's own lies in a file with rights; what KMS gives out is a secret"),
+    ("legacy::cipher", "crypt", "a key of theirs is wiped as ours are"),
     ("legacy::cipher", "legacy::codec", "errors of ours travel through both in the same way"),
     ("codec", "storage", "what was encoded is handed on as the body of an object"),
 ];

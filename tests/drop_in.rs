@@ -277,3 +277,45 @@ fn a_migrated_file_says_what_the_old_one_said_and_no_secret() {
     let ran = stage.walden(&[], &["migrate-config", "--from", broken.to_str().unwrap()]).run();
     ran.code(3).stderr_has("line 1").stderr_lacks("hunter2");
 }
+
+/// The one key of WAL-G's file that has keys of its own.
+#[test]
+fn a_file_with_other_stores_is_read_and_refused_for_writing_alone() {
+    let stage = Stage::new();
+    let name = stage.scene.write(&small(1));
+    let own = Place::directory();
+    let path = own.prefix().replace("file://", "");
+    let yaml =
+        format!("WALG_FILE_PREFIX: {path}\nWALG_FAILOVER_STORAGES:\n  other:\n    AWS_SECRET_ACCESS_KEY: hunter2\n");
+    let file = stage.file("walg.yaml", &yaml);
+    let walden = |args: &[&str]| stage.walden(&[], &[&["--config", file.to_str().unwrap()], args].concat()).run();
+    walden(&["wal-push", &format!("pg_wal/{name}")])
+        .code(3)
+        .stderr_has("WALG_FAILOVER_STORAGES cannot be honoured")
+        .stderr_lacks("hunter2");
+    walden(&["config"]).code(0);
+    let printed = stage.walden(&[], &["migrate-config", "--from", file.to_str().unwrap()]).run().code(0);
+    assert!(!printed.stdout.contains("hunter2"));
+    printed.stdout_has("WALG_FAILOVER_STORAGES");
+}
+
+#[test]
+fn a_key_of_theirs_is_for_reading_once_it_is_said_what_is_encrypted_and_the_doctor_says_so_before() {
+    let stage = Stage::new();
+    let scene = &stage.scene;
+    let sodium = ("WALG_LIBSODIUM_KEY", "a key of libsodium for the tests");
+    let doctor = scene.walden(&["doctor", "--json", scene.data.path().to_str().unwrap()]).env(sodium.0, sodium.1);
+    let found = doctor.run().json();
+    let writing = found.as_array().unwrap().iter().find(|one| one["check"] == "writing").unwrap();
+    assert!(writing["found"].as_str().unwrap().contains("WALG_LIBSODIUM_KEY cannot be honoured"), "{writing:#}");
+    let public = "age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa";
+    let name = scene.write(&small(1));
+    let push = || scene.walden(&["wal-push", &format!("pg_wal/{name}")]).env(sodium.0, sodium.1);
+    push().run().code(3);
+    push().env("WALDEN_ENCRYPT_TO", public).run().code(0);
+    let object = scene.place.get(&scene.key(&name)).unwrap();
+    assert!(object.windows(21).any(|window| window == b"age-encryption.org/v1"));
+    // WAL-E's option of this name is a number of segments.
+    let ahead = scene.walden(&["wal-fetch", "--prefetch", "8", &name, "pg_wal/RECOVERYXLOG"]).run();
+    ahead.code(2).stderr_has("not a number of segments");
+}

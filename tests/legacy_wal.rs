@@ -6,13 +6,14 @@
 mod support;
 
 use std::fs;
+use std::time::Duration;
 
 use support::forge::{self, Segment};
 use support::legacy::{CODECS, Keyring, secretstream, through};
 use support::place::Place;
 use support::random::Random;
 use support::s3::{Fault, On, Op};
-use support::scene::{Scene, small};
+use support::scene::{Scene, small, wait_until};
 use support::walden::Ran;
 
 const SODIUM_KEY: &[u8; 32] = b"a key of libsodium for the tests";
@@ -186,6 +187,48 @@ fn an_outage_or_a_refusal_of_the_older_archive_is_never_absence() {
 }
 
 #[test]
+fn what_was_listed_and_went_away_is_not_absent() {
+    let scene = scene(Place::s3());
+    let segment = small(5);
+    scene.place.put(&legacy_key(&segment.name(), ".lz4"), &through(&["lz4", "-q", "-c"], &segment.bytes()));
+    scene.s3().fail_always(On::op(Op::Get).key("wal_005"), Fault::Status(404, "NoSuchKey"));
+    scene.fetch(&segment.name()).code(5).stderr_has("went away");
+    fs::write(scene.data.path().join("recovery.signal"), "").unwrap();
+    scene.fetch(&segment.name()).code(200);
+}
+
+#[test]
+fn a_recovery_to_a_target_does_not_end_by_what_is_remembered_of_an_older_archive() {
+    let scene = scene(Place::s3());
+    let segment = small(5);
+    // That there is none is remembered for an hour.
+    scene.fetch(&segment.name()).code(1);
+    scene.place.put(&legacy_key(&segment.name(), ".lz4"), &through(&["lz4", "-q", "-c"], &segment.bytes()));
+    scene.fetch(&segment.name()).code(1);
+    fs::write(scene.data.path().join("recovery.signal"), "").unwrap();
+    scene.fetch(&segment.name()).code(0);
+    assert!(scene.fetched().unwrap() == segment.bytes());
+}
+
+/// No backup of ours is there yet, and where the file is to go nothing says whose it is.
+#[test]
+fn of_a_cluster_that_is_not_known_nothing_is_absent() {
+    let scene = Scene::new(Place::directory());
+    let name = scene.write(&small(1));
+    scene.push(&name).code(0);
+    let archived: Vec<String> = scene.place.keys().into_iter().filter(|key| key != "walden.json").collect();
+    archived.iter().for_each(|key| scene.place.remove(key));
+    let segment = small(5);
+    scene.place.put(&legacy_key(&segment.name(), ".lz4"), &through(&["lz4", "-q", "-c"], &segment.bytes()));
+    let target = scene.data.path().join("elsewhere");
+    let fetch = || scene.walden(&["wal-fetch", &segment.name(), target.to_str().unwrap()]);
+    fs::write(scene.data.path().join("recovery.signal"), "").unwrap();
+    fetch().run().code(200).stderr_has("--system-id");
+    fetch().env("WALDEN_SYSTEM_ID", forge::SYSTEM_ID.to_string()).run().code(0);
+    assert!(fs::read(&target).unwrap() == segment.bytes());
+}
+
+#[test]
 fn what_is_damaged_cut_foreign_or_something_else_is_told_and_leaves_no_file() {
     let mut random = Random::announced();
     for scene in each() {
@@ -316,4 +359,35 @@ fn what_gpg_encrypted_is_decrypted_by_gpg_with_a_keyring_or_a_key() {
         fetch(&[("WALG_PGP_KEY_PATH", &armored)]).code(3).stderr_has("WALG_PGP_KEY_PASSPHRASE");
         assert_eq!(scene.fetched(), None);
     }
+}
+
+/// The keyring of a process that was killed holds a secret key.
+#[test]
+fn keyrings_are_left_by_nobody_for_long() {
+    let scene = scene(Place::s3());
+    let (keyring, segment) = (Keyring::new(""), small(5));
+    let stored = keyring.encrypt(&through(&["lzop", "-c"], &Segment { dense: true, ..segment }.bytes()));
+    scene.place.put(&legacy_key(&segment.name(), ".lzo"), &stored);
+    let armored = scene.data.path().join("key.asc");
+    fs::write(&armored, keyring.secret_key("")).unwrap();
+    let temporary = tempfile::Builder::new().prefix("wt").tempdir_in("/tmp").unwrap();
+    let homes = || fs::read_dir(temporary.path()).unwrap().count();
+    let fetch = || {
+        let walden =
+            scene.walden(&["wal-fetch", &segment.name(), "pg_wal/RECOVERYXLOG"]).env("TMPDIR", temporary.path());
+        walden.env("WALDEN_LEGACY_PGP_KEY_FILE", &armored)
+    };
+    fetch().run().code(0);
+    assert_eq!(homes(), 0);
+    scene.s3().fail_always(On::op(Op::Get).key("wal_005"), Fault::StallInAnswer(1000, Duration::from_secs(60)));
+    let mut killed = fetch().spawn();
+    wait_until("gpg has its keyring", || homes() == 1);
+    // Its agent comes a moment later.
+    std::thread::sleep(Duration::from_millis(500));
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert_eq!(homes(), 1);
+    scene.s3().heal();
+    fetch().run().code(0);
+    assert_eq!(homes(), 0);
 }

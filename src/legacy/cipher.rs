@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub use self::gpg::Gpg;
 pub use self::sodium::SodiumKey;
 use crate::config::value::KeyTransform;
+use crate::crypt::Zeroizing;
 use crate::error::{Context, Error, Kind, Result};
 
 /// How the objects of an archive are encrypted.
@@ -51,21 +52,25 @@ pub enum KeyText {
     Variable(String),
 }
 
+/// Bytes that nearly every file of a key has room in.
+const USUAL_KEY: usize = 64 << 10;
+
 /// No key of either kind is longer.
 const LONGEST_KEY: u64 = 1 << 20;
 
 impl KeyText {
-    fn read(&self) -> Result<Vec<u8>> {
+    fn read(&self) -> Result<Zeroizing<Vec<u8>>> {
         match self {
             KeyText::File(path) => read_key(path),
-            KeyText::Variable(text) => Ok(text.clone().into_bytes()),
+            KeyText::Variable(text) => Ok(Zeroizing::new(text.clone().into_bytes())),
         }
     }
 }
 
-fn read_key(path: &Path) -> Result<Vec<u8>> {
+fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
     let what = || format!("could not read the key file {}", path.display());
-    let mut text = Vec::new();
+    // With room from the beginning: a vector that grows leaves copies behind.
+    let mut text = Zeroizing::new(Vec::with_capacity(USUAL_KEY));
     File::open(path).during(what)?.take(LONGEST_KEY).read_to_end(&mut text).during(what)?;
     Ok(text)
 }
@@ -121,9 +126,10 @@ impl Keys {
                 Cipher::Sodium(SodiumKey::read(&text.read()?, *transform)?)
             }
             // WAL-G takes it in one line, too.
-            Given { pgp: Some((KeyText::Variable(text), passphrase)), .. } => {
-                Cipher::OpenPgp(Gpg::with_key(text.replace("\\n", "\n").as_bytes(), passphrase.clone())?)
-            }
+            Given { pgp: Some((KeyText::Variable(text), passphrase)), .. } => Cipher::OpenPgp(Gpg::with_key(
+                Zeroizing::new(text.replace("\\n", "\n")).as_bytes(),
+                passphrase.clone(),
+            )?),
             Given { pgp: Some((file, passphrase)), .. } => {
                 Cipher::OpenPgp(Gpg::with_key(&file.read()?, passphrase.clone())?)
             }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
+use crate::crypt::Zeroizing;
 use crate::error::{Context, Error, Kind, Result};
 use crate::legacy::codec::{carrying, error_of};
 
@@ -118,7 +119,7 @@ impl Gpg {
     /// [`Kind::Config`] if gpg does not take it for a secret key; [`Kind::Local`] if gpg cannot be run.
     pub fn with_key(key: &[u8], passphrase: Option<String>) -> Result<Gpg> {
         let gpg = Gpg { home: Some(Arc::new(Home::make()?)), passphrase: passphrase.map(Into::into) };
-        let mut import = gpg.start(&["--import"], io::Cursor::new(key.to_vec()))?;
+        let mut import = gpg.start(&["--import"], io::Cursor::new(Zeroizing::new(key.to_vec())))?;
         let outcome = import.read_to_end(&mut Vec::new());
         let words = import.words();
         match outcome {

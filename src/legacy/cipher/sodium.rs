@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use crypto_secretstream::{Header, Key, PullStream, Stream, Tag};
 
 use crate::config::value::KeyTransform;
+use crate::crypt::Zeroizing;
 use crate::error::{Error, Kind, Result};
 use crate::legacy::codec::carrying;
 
@@ -18,9 +19,9 @@ const CHUNK: usize = 8192;
 /// The shortest key that WAL-G takes as it is (`minimalKeyLength`): what is missing to 32 bytes is zeros.
 const SHORTEST: usize = 25;
 
-/// A key of 32 bytes. Not shown by its [`fmt::Debug`].
+/// A key of 32 bytes. Not shown by its [`fmt::Debug`], and wiped when it is dropped.
 #[derive(Clone)]
-pub struct SodiumKey([u8; Key::BYTES]);
+pub struct SodiumKey(Zeroizing<[u8; Key::BYTES]>);
 
 impl fmt::Debug for SodiumKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -40,15 +41,18 @@ impl SodiumKey {
                 return Err(unusable(format!("it has {} bytes, and at least {SHORTEST} are needed", text.len())));
             }
             KeyTransform::None => {
-                let mut bytes = text[..text.len().min(Key::BYTES)].to_vec();
-                bytes.resize(Key::BYTES, 0);
+                let mut bytes = vec![0; Key::BYTES];
+                let given = text.len().min(Key::BYTES);
+                bytes[..given].copy_from_slice(&text[..given]);
                 Some(bytes)
             }
             KeyTransform::Hex => hexadecimal(text),
             KeyTransform::Base64 => STANDARD.decode(text).ok(),
         };
-        let Some(bytes) = bytes else { return Err(unusable(format!("it is not {}", word(transform)))) };
-        <[u8; Key::BYTES]>::try_from(&bytes[..]).map(SodiumKey).map_err(|_| {
+        let Some(bytes) = bytes.map(Zeroizing::new) else {
+            return Err(unusable(format!("it is not {}", word(transform))));
+        };
+        <[u8; Key::BYTES]>::try_from(&bytes[..]).map(Zeroizing::new).map(SodiumKey).map_err(|_| {
             let known = match transform {
                 KeyTransform::None => String::new(),
                 _ => format!(" once it is read as {}", word(transform)),
@@ -114,7 +118,7 @@ impl<R: Read> SecretStream<R> {
                 let mut header = Vec::new();
                 self.source.by_ref().take(Header::BYTES as u64).read_to_end(&mut header)?;
                 let header = Header::try_from(&header[..]).map_err(|_| ended_early())?;
-                none.insert(PullStream::init(header, &Key::from(self.key.0)))
+                none.insert(PullStream::init(header, &Key::from(*self.key.0)))
             }
         };
         let longest = (CHUNK + Stream::ABYTES) as u64;
@@ -154,7 +158,7 @@ pub(crate) mod tests {
 
     /// As WAL-G writes it.
     pub(crate) fn encrypt(plain: &[u8], key: &SodiumKey) -> Vec<u8> {
-        let (header, mut stream) = PushStream::init(OsRng, &Key::from(key.0));
+        let (header, mut stream) = PushStream::init(OsRng, &Key::from(*key.0));
         let mut stored = header.as_ref().to_vec();
         let whole = plain.chunks_exact(CHUNK);
         let rest = whole.remainder().to_vec();
@@ -214,12 +218,12 @@ pub(crate) mod tests {
         let text = "TEST_LIBSODIUM_KEY_______";
         let mut padded = [0; 32];
         padded[..text.len()].copy_from_slice(text.as_bytes());
-        assert_eq!(SodiumKey::read(format!(" {text}\n").as_bytes(), KeyTransform::None).unwrap().0, padded);
+        assert_eq!(SodiumKey::read(format!(" {text}\n").as_bytes(), KeyTransform::None).unwrap().0[..], padded);
         let long = SodiumKey::read(&[b'k'; 40], KeyTransform::None).unwrap();
-        assert_eq!(long.0, [b'k'; 32]);
+        assert_eq!(long.0[..], [b'k'; 32]);
         let hex: String = long.0.iter().map(|byte| format!("{byte:02X}")).collect();
         assert_eq!(SodiumKey::read(hex.as_bytes(), KeyTransform::Hex).unwrap().0, long.0);
-        assert_eq!(SodiumKey::read(STANDARD.encode(long.0).as_bytes(), KeyTransform::Base64).unwrap().0, long.0);
+        assert_eq!(SodiumKey::read(STANDARD.encode(&long.0[..]).as_bytes(), KeyTransform::Base64).unwrap().0, long.0);
     }
 
     #[test]
