@@ -5,17 +5,19 @@
 //! ```text
 //!            main ── cli ──────────────── words in, words out
 //!                     │
-//!  stories   wal::{push, fetch, prefetch, spool, backfill, verify, show}  daemon  exporter  status  report  keys
-//!           backup::push  restore
+//!  stories   wal::{push, fetch, prefetch, spool, backfill, verify, show}  daemon  exporter  status  report  doctor  keys
+//!            backup::{push, remote, cat, mark, delete}  restore
 //!                     │
-//!  joiners   archive  legacy  wal::{receive, survey}  backup::catalogue
+//!  joiners   archive  legacy  wal::{receive, survey}  backup::{catalogue, obstacles}
 //!                     │
 //!  machines  storage  codec  crypt  legacy::{codec, cipher}  durable  pipeline  observe  metrics
 //!            postgres::{client, datadir, installed}
 //!                     │
-//!  words     error  config  layout  postgres::{lsn, control, entry, label, page, ready, relation}
+//!  words     error  config  layout  observe::{repeats, words}
+//!            postgres::{bytes, lsn, control, entry, label, page, ready, relation}
 //!            wal::{segment, timeline, header, chain, runs, split, tree, pages, commits}
-//!            backup::{manifest, damage, plan}  restore::{plan, destination, reach, forecast}
+//!            crypt::size  backup::{manifest, damage, plan, garbage, retention}
+//!            restore::{base, plan, destination, reach, forecast}
 //! ```
 
 pub mod archive;

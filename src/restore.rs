@@ -192,13 +192,15 @@ async fn foresee_ours(
         left_out: selective.left_out.clone(),
         warnings,
     });
-    for warning in &forecast.warnings {
-        observer.notice(Event::Warning(warning.clone()));
-    }
+    warn(&forecast, observer);
     watch.lap("looking");
     let plan = Plan::new(files, destination, |path| selective.is_hollow(path));
     let work = Work::Ours(Box::new((backup, plan)));
     Ok(Prospect { forecast, request, work, owner, watch })
+}
+
+fn warn(forecast: &Forecast, observer: &Arc<dyn Observer>) {
+    forecast.warnings.iter().for_each(|warning| observer.notice(Event::Warning(warning.clone())));
 }
 
 fn password_warning(request: &Request) -> Option<String> {

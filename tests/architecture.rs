@@ -66,6 +66,7 @@ const UNITS: &[(&str, Layer)] = &[
     ("crypt::size", Vocabulary),
     ("observe::repeats", Vocabulary),
     ("observe::words", Vocabulary),
+    ("postgres::bytes", Vocabulary),
     ("postgres::lsn", Vocabulary),
     ("postgres::control", Vocabulary),
     ("postgres::entry", Vocabulary),

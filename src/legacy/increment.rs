@@ -8,6 +8,7 @@ use std::io::{ErrorKind, Read};
 
 use crate::error::{Error, Kind, Result};
 use crate::legacy::codec::error_of;
+use crate::postgres::bytes::{u32_at, u64_at};
 use crate::postgres::page::PAGE_SIZE;
 
 /// How WAL-RUS calls this form, in the sentinel of each delta.
@@ -72,14 +73,6 @@ pub fn read_exactly(source: &mut impl Read, buffer: &mut [u8]) -> Result<()> {
 
 fn corrupt(detail: String) -> Error {
     Error::new(Kind::Corrupt, "the increment is damaged").detail(detail)
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, Kind, Result};
+use crate::postgres::bytes::{u32_at, u64_at};
 use crate::postgres::lsn::Lsn;
 use crate::wal::segment::SegmentSize;
 use crate::wal::timeline::Timeline;
@@ -138,14 +139,6 @@ impl ControlFile {
 
 fn corrupt(detail: String) -> Error {
     Error::new(Kind::Corrupt, format!("{CONTROL_FILE} is damaged")).detail(detail)
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
 }
 
 #[cfg(test)]

@@ -103,9 +103,7 @@ pub(super) async fn foresee(
         left_out: Vec::new(),
         warnings,
     });
-    for warning in &forecast.warnings {
-        observer.notice(Event::Warning(warning.clone()));
-    }
+    super::warn(&forecast, observer);
     watch.lap("looking");
     let work = Work::Theirs(Box::new(Planned { chain, destination }));
     Ok(Prospect { forecast, request, work, owner, watch })

@@ -7,6 +7,8 @@ use std::io::{self, Write};
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::postgres::bytes::u32_at;
+
 /// Bytes of a page header: of the first page of a segment, and of all others (`SizeOfXLogLongPHD` and `SizeOfXLogShortPHD`
 /// in src/include/access/xlog_internal.h).
 const LONG_PAGE_HEADER: usize = 40;
@@ -213,10 +215,6 @@ fn time(microseconds: i64) -> Option<Timestamp> {
 /// Records begin at multiples of 8 (`MAXALIGN`), and so do the headers of pages end.
 fn aligned(size: u64) -> u64 {
     size.next_multiple_of(8)
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The long page header at the beginning of every WAL segment, and whether a segment is what its name says.
 
 use crate::error::{Error, Kind, Result};
+use crate::postgres::bytes::{u32_at, u64_at};
 use crate::postgres::control::SystemId;
 use crate::postgres::lsn::Lsn;
 use crate::wal::segment::{SegmentName, SegmentSize};
@@ -114,14 +115,6 @@ pub fn check_system(name: SegmentName, found: SystemId, expected: SystemId) -> R
 
 fn version_of(magic: u16) -> Option<u16> {
     MAGICS.iter().find(|(known, _)| *known == magic).map(|(_, version)| *version)
-}
-
-fn u32_at(bytes: &[u8; LONG_HEADER_SIZE], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
-
-fn u64_at(bytes: &[u8; LONG_HEADER_SIZE], at: usize) -> u64 {
-    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
 }
 
 #[cfg(test)]

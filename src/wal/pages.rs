@@ -6,6 +6,7 @@
 use std::io::{self, Write};
 
 use crate::error::{Error, Kind, Result};
+use crate::postgres::bytes::{u16_at, u32_at};
 use crate::postgres::control::SystemId;
 use crate::wal::header::{LONG_HEADER_SIZE, LongHeader};
 use crate::wal::segment::{SegmentName, SegmentSize};
@@ -179,14 +180,6 @@ impl Write for Pages {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes([bytes[at], bytes[at + 1]])
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
 #[cfg(test)]
