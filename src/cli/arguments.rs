@@ -591,7 +591,7 @@ mod tests {
     #[test]
     fn every_verb_is_understood_with_its_operands() {
         let segment = "0000000100000000000000AB";
-        let id = Selection::Id(ID.parse().unwrap());
+        let id = || Selection::Id(ID.parse().unwrap());
         let path = PathBuf::from("pg_wal/x");
         for (line, verb) in [
             ("wal-push pg_wal/x".to_owned(), Verb::WalPush { path: path.clone() }),
@@ -615,8 +615,8 @@ mod tests {
             ),
             ("backup-list --json".to_owned(), Verb::BackupList),
             ("backup-show LATEST".to_owned(), Verb::BackupShow { backup: Selection::Latest }),
-            (format!("backup-show {ID}"), Verb::BackupShow { backup: id }),
-            (format!("backup-cat {ID} base/1/2"), Verb::BackupCat { backup: id, file: "base/1/2".into() }),
+            (format!("backup-show {ID}"), Verb::BackupShow { backup: id() }),
+            (format!("backup-cat {ID} base/1/2"), Verb::BackupCat { backup: id(), file: "base/1/2".into() }),
             (
                 "backup-mark LATEST --label= --note a= --no-keep".to_owned(),
                 Verb::BackupMark {
@@ -651,7 +651,7 @@ mod tests {
             dry_run: false,
         };
         assert_eq!(fetch("").unwrap(), plain);
-        assert_eq!(fetch(ID).unwrap(), BackupFetch { backup: Some(id), ..plain });
+        assert_eq!(fetch(ID).unwrap(), BackupFetch { backup: Some(id()), ..plain });
     }
 
     #[test]

@@ -48,12 +48,12 @@ fn state(found: &Found) -> String {
 pub(super) fn listed(found: &Found) -> Value {
     match found {
         Found::Complete(backup) => value(backup),
-        Found::Incomplete(name) => unreadable(*name, "incomplete", None),
-        Found::Damaged(name, error) => unreadable(*name, "damaged", Some(error.to_string())),
+        Found::Incomplete(name) => unreadable(name, "incomplete", None),
+        Found::Damaged(name, error) => unreadable(name, "damaged", Some(error.to_string())),
     }
 }
 
-fn unreadable(name: LegacyName, state: &str, error: Option<String>) -> Value {
+fn unreadable(name: &LegacyName, state: &str, error: Option<String>) -> Value {
     json!({ "id": name, "written_by": name.writer().to_string(), "state": state, "error": error })
 }
 
@@ -112,7 +112,7 @@ pub(super) fn show(backup: &LegacyBackup) -> String {
     lines.push(("timeline", backup.name.segment.timeline.0.to_string()));
     lines.push(("start", position(backup.start)));
     lines.push(("stop", position(backup.stop)));
-    lines.extend(backup.parent.map(|parent| ("delta of", parent.to_string())));
+    lines.extend(backup.parent.as_ref().map(|parent| ("delta of", parent.to_string())));
     lines.extend(backup.plain_size.map(|bytes| ("size", BinaryBytes(bytes).to_string())));
     lines.extend(backup.stored_size.map(|bytes| ("stored", BinaryBytes(bytes).to_string())));
     if backup.permanent {

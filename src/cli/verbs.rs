@@ -31,6 +31,7 @@ use crate::config::{migration, wal_g};
 use crate::doctor as diagnosis;
 use crate::error::{Context, Error, Kind, Recovery, Result};
 use crate::keys as data_keys;
+use crate::legacy::backups::Found;
 use crate::observe::{self, Observer};
 use crate::postgres::client::{Client, Replication};
 use crate::postgres::control::SystemId;
@@ -93,10 +94,10 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
         }
         Verb::BackupList => on_all_threads(async {
             let archive = keyless_archive(&settings).await?;
-            let theirs = legacy(&settings, environment, &archive, false).await?.backups().await?;
+            let (systems, theirs) = clusters_beside(&settings, environment, &archive).await?;
             let windows = settings.get(&options::WINDOWS)?;
             let (observer, mut listed) = (observer(), Vec::new());
-            for system in clusters_beside(&settings, &archive, !theirs.is_empty()).await? {
+            for system in systems {
                 let found = catalogue::list(&archive, system).await?;
                 let report = match windows || verify::is_short(&archive, system).await? {
                     true => {
@@ -119,7 +120,7 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
                 return Err(name.not_ours());
             }
             let archive = keyless_archive(&settings).await?;
-            let backup = legacy(&settings, environment, &archive, false).await?.backup(name).await?;
+            let backup = legacy(&settings, environment, &archive, false).await?.backup(&name).await?;
             let json = settings.get(&options::JSON)?;
             message::print(&if json { theirs::json(&backup) } else { theirs::show(&backup) });
             Ok(())
@@ -398,12 +399,19 @@ async fn clusters(settings: &Settings, archive: &Archive) -> Result<Vec<SystemId
     }
 }
 
-/// The same; ours need not have been begun where there is an archive of WAL-E or WAL-G.
-async fn clusters_beside(settings: &Settings, archive: &Archive, has_theirs: bool) -> Result<Vec<SystemId>> {
-    match clusters(settings, archive).await {
-        Err(error) if has_theirs && error.kind() == Kind::Config => Ok(Vec::new()),
-        clusters => clusters,
+/// The same, and the base backups of WAL-E and WAL-G: where there are some, ours need not have been begun.
+async fn clusters_beside(
+    settings: &Settings,
+    environment: &Environment,
+    archive: &Archive,
+) -> Result<(Vec<SystemId>, Vec<Found>)> {
+    let ours = clusters(settings, archive).await;
+    if ours.as_ref().is_err_and(|error| error.kind() != Kind::Config) {
+        return ours.map(|systems| (systems, Vec::new()));
     }
+    let theirs = legacy(settings, environment, archive, false).await?.backups().await?;
+    let ours = if theirs.is_empty() { ours? } else { ours.unwrap_or_default() };
+    Ok((ours, theirs))
 }
 
 /// As many as were asked for, or one for each processor that this process may use (affinity and cgroup quota counted).

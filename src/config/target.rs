@@ -19,7 +19,7 @@ use crate::postgres::lsn::Lsn;
 use crate::wal::timeline::Timeline;
 
 /// A base backup, as it is named on the command line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selection {
     /// `LATEST`: the newest.
     Latest,

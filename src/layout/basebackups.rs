@@ -33,19 +33,16 @@ impl fmt::Display for Writer {
 
 /// The name of a backup of WAL-E (`base_<segment>_<offset>`), or of WAL-G (`base_<segment>`, and `base_<segment>_D_<segment
 /// of the one before>` for a delta). WAL-RUS names all deltas before, down to the full backup.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LegacyName {
     /// The segment in which its WAL begins.
     pub segment: SegmentName,
     /// Of a delta, the segment in which that of the backup before begins. It names that one in part only.
     pub parent: Option<SegmentName>,
     /// Those before that one, as far as the name has them.
-    further: [Option<SegmentName>; MOST_FURTHER],
+    further: Vec<SegmentName>,
     offset: Option<[u8; OFFSET_DIGITS]>,
 }
-
-/// So many backups are in the name of another one at most, beside the one before it.
-const MOST_FURTHER: usize = 15;
 
 /// Digits of an offset: `lpad(file_offset::text, 8, '0')` in WAL-E, so they are decimal.
 const OFFSET_DIGITS: usize = 8;
@@ -70,13 +67,9 @@ impl LegacyName {
         if offset.is_some_and(|digits| !digits.iter().all(is_digit)) {
             return None;
         }
-        let (mut further, mut named) = ([None; MOST_FURTHER], named.into_iter());
+        let mut named = named.into_iter();
         let parent = named.next();
-        further.iter_mut().zip(named.by_ref()).for_each(|(place, before)| *place = Some(before));
-        if named.next().is_some() {
-            return None;
-        }
-        Some(LegacyName { segment: SegmentName::parse(segment)?, parent, further, offset })
+        Some(LegacyName { segment: SegmentName::parse(segment)?, parent, further: named.collect(), offset })
     }
 
     /// Where in its segment the WAL begins, as WAL-E says it; `None` in a name of WAL-G.
@@ -136,7 +129,7 @@ impl LegacyName {
 impl fmt::Display for LegacyName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "base_{}", self.segment)?;
-        for before in self.parent.iter().chain(self.further.iter().flatten()) {
+        for before in self.parent.iter().chain(&self.further) {
             write!(f, "_D_{before}")?;
         }
         match self.offset {
@@ -174,18 +167,17 @@ pub(crate) mod tests {
             let digits = format!("{offset:08}");
             <[u8; OFFSET_DIGITS]>::try_from(digits.as_bytes()).unwrap()
         }));
-        let before = prop::collection::vec(any_segment(), 0..=1 + MOST_FURTHER);
+        let before = prop::collection::vec(any_segment(), 0..20);
         (any_segment(), before, offset).prop_map(|(segment, before, offset)| {
-            let mut further = [None; MOST_FURTHER];
-            further.iter_mut().zip(before.iter().skip(1)).for_each(|(place, before)| *place = Some(*before));
-            LegacyName { segment, parent: before.first().copied(), further, offset }
+            let mut before = before.into_iter();
+            LegacyName { segment, parent: before.next(), further: before.collect(), offset }
         })
     }
 
     proptest! {
         #[test]
         fn parse_undoes_build(name in any_name()) {
-            prop_assert_eq!(LegacyName::parse(&name.to_string()), Some(name));
+            prop_assert_eq!(LegacyName::parse(&name.to_string()), Some(name.clone()));
             prop_assert_eq!(LegacyName::of_sentinel(&name.sentinel()), Some(name));
         }
 

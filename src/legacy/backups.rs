@@ -33,10 +33,10 @@ pub enum Found {
 
 impl Found {
     /// The name.
-    pub fn name(&self) -> LegacyName {
+    pub fn name(&self) -> &LegacyName {
         match self {
-            Found::Complete(backup) => backup.name,
-            Found::Incomplete(name) | Found::Damaged(name, _) => *name,
+            Found::Complete(backup) => &backup.name,
+            Found::Incomplete(name) | Found::Damaged(name, _) => name,
         }
     }
 }
@@ -81,9 +81,9 @@ impl Legacy {
             }
         }
         found.extend(folders.into_iter().map(Found::Incomplete));
-        found.sort_by_key(Found::name);
+        found.sort_by(|one, other| one.name().cmp(other.name()));
         bound_times(&mut complete, &[]);
-        complete.sort_by_key(|backup| (backup.finished, backup.name));
+        complete.sort_by(|one, other| (one.finished, &one.name).cmp(&(other.finished, &other.name)));
         found.extend(complete.into_iter().map(|backup| Found::Complete(Box::new(backup))));
         Ok(found)
     }
@@ -99,7 +99,7 @@ impl Legacy {
         pipeline::run(receiver, READS_AT_ONCE, move |(name, stored)| {
             let legacy = legacy.clone();
             async move {
-                match legacy.read_sentinel(name, stored).await {
+                match legacy.read_sentinel(&name, stored).await {
                     Ok(backup) => Ok(Found::Complete(Box::new(backup))),
                     Err(error) if error.kind() == Kind::Corrupt => Ok(Found::Damaged(name, error)),
                     // It was deleted in the meantime.
@@ -115,14 +115,15 @@ impl Legacy {
     ///
     /// # Errors
     /// [`Kind::NotFound`] if there is none of this name; [`Kind::Corrupt`] if its sentinel is damaged.
-    pub async fn backup(&self, name: LegacyName) -> Result<LegacyBackup> {
+    pub async fn backup(&self, name: &LegacyName) -> Result<LegacyBackup> {
         let stored = self.store().head(&name.sentinel()).await?.modified;
         self.read_sentinel(name, stored).await
     }
 
-    async fn read_sentinel(&self, name: LegacyName, stored: Timestamp) -> Result<LegacyBackup> {
+    async fn read_sentinel(&self, name: &LegacyName, stored: Timestamp) -> Result<LegacyBackup> {
+        let own = name.clone();
         let mut backup =
-            self.read_bare(&name.sentinel(), move |source| LegacyBackup::read(name, source, stored)).await?;
+            self.read_bare(&name.sentinel(), move |source| LegacyBackup::read(own, source, stored)).await?;
         if backup.writer == Writer::WalE {
             backup.postgres = self.version(name).await?;
         }
@@ -130,7 +131,7 @@ impl Legacy {
     }
 
     /// The major version of PostgreSQL that WAL-E wrote beside a backup: `PostgreSQL 14.23 on …`.
-    async fn version(&self, name: LegacyName) -> Result<Option<u16>> {
+    async fn version(&self, name: &LegacyName) -> Result<Option<u16>> {
         let read = |source: Source| {
             let mut text = Vec::new();
             source.take(LONGEST_VERSION).read_to_end(&mut text).map_err(error_of)?;
@@ -147,7 +148,7 @@ impl Legacy {
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn parts(&self, name: LegacyName) -> Result<Vec<Part>> {
+    pub async fn parts(&self, name: &LegacyName) -> Result<Vec<Part>> {
         let prefix = name.parts();
         let mut objects = Vec::new();
         list_all(&**self.store(), ListQuery { prefix: prefix.clone(), ..ListQuery::default() }, |page| {

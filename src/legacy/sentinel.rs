@@ -150,6 +150,7 @@ impl LegacyBackup {
         let writer = if sentinel.wal_segment_backup_stop.is_some() { Writer::WalE } else { Writer::WalG };
         let own_finish = sentinel.finish_time.filter(|time| time.as_second() > 0);
         let size = |size: i64| u64::try_from(size).ok().filter(|size| *size > 0);
+        let (begins, ends, before) = (start(&name, &sentinel)?, stop(&name, &sentinel)?, parent(&name, &sentinel)?);
         Ok(LegacyBackup {
             name,
             writer,
@@ -158,9 +159,9 @@ impl LegacyBackup {
             started: sentinel.start_time.filter(|time| time.as_second() > 0),
             finished: own_finish.unwrap_or(stored),
             finish_is_said: own_finish.is_some(),
-            start: start(name, &sentinel)?,
-            stop: stop(name, &sentinel)?,
-            parent: parent(name, &sentinel)?,
+            start: begins,
+            stop: ends,
+            parent: before,
             parent_start: sentinel.delta_lsn.map(Lsn),
             increments: sentinel.increment_format,
             tablespaces: sentinel.spec.as_ref().map_or(Ok(Vec::new()), tablespaces)?,
@@ -203,7 +204,7 @@ fn major(version: u32) -> Option<u16> {
     u16::try_from(version / 10_000).ok().filter(|major| *major > 0)
 }
 
-fn start(name: LegacyName, sentinel: &Sentinel) -> Result<Position> {
+fn start(name: &LegacyName, sentinel: &Sentinel) -> Result<Position> {
     match (sentinel.lsn, name.offset()) {
         (Some(lsn), _) => Ok(Position::Lsn(Lsn(lsn))),
         (None, Some(offset)) => Ok(Position::Within(name.segment, offset)),
@@ -211,7 +212,7 @@ fn start(name: LegacyName, sentinel: &Sentinel) -> Result<Position> {
     }
 }
 
-fn stop(name: LegacyName, sentinel: &Sentinel) -> Result<Position> {
+fn stop(name: &LegacyName, sentinel: &Sentinel) -> Result<Position> {
     if let Some(lsn) = sentinel.finish_lsn {
         return Ok(Position::Lsn(Lsn(lsn)));
     }
@@ -229,7 +230,7 @@ fn stop(name: LegacyName, sentinel: &Sentinel) -> Result<Position> {
 }
 
 /// A delta says so by its name and in its sentinel; one of both alone would be a guess.
-fn parent(name: LegacyName, sentinel: &Sentinel) -> Result<Option<LegacyName>> {
+fn parent(name: &LegacyName, sentinel: &Sentinel) -> Result<Option<LegacyName>> {
     let said = match &sentinel.delta_from {
         Some(text) => {
             Some(LegacyName::parse(text).ok_or_else(|| corrupt(format!("\"{text}\" is not the name of a backup")))?)

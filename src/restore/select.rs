@@ -36,13 +36,13 @@ pub(super) enum Chosen {
 /// [`Kind::NotFound`] if there is no such backup; [`Kind::Refused`] if none leads to the goal.
 pub(super) async fn select(sources: &Sources, request: &Request, observer: &Arc<dyn Observer>) -> Result<Chosen> {
     let archive = &sources.archive;
-    let chosen = match request.selection {
+    let chosen = match &request.selection {
         Some(Selection::Id(id)) => {
             let system = cluster(archive, request).await?;
-            Candidate::Ours(catalogue::read(archive, system, id).await.map_err(|error| unknown(error, &id))?)
+            Candidate::Ours(catalogue::read(archive, system, *id).await.map_err(|error| unknown(error, id))?)
         }
         Some(Selection::Legacy(name)) => {
-            Candidate::Theirs(sources.legacy.backup(name).await.map_err(|error| unknown(error, &name))?)
+            Candidate::Theirs(sources.legacy.backup(name).await.map_err(|error| unknown(error, name))?)
         }
         Some(Selection::Latest) => return refuse_too_late(newest(sources, request).await?, request),
         None => return newest_before(sources, request, observer).await,

@@ -52,7 +52,7 @@ pub(super) async fn plan(legacy: &Legacy, newest: LegacyBackup) -> Result<Chain>
     for (number, backup) in backups.into_iter().enumerate().rev() {
         let lister = Lister { wanted, number, is_newest: number == last, ..Lister::default() };
         let (lister, has_list) = legacy.files(&backup, lister).await?;
-        let found = legacy.parts(backup.name).await?;
+        let found = legacy.parts(&backup.name).await?;
         let has_list = has_list && lister.files > 0;
         let needed = lister.needed();
         wanted = lister.wanted;
@@ -101,7 +101,7 @@ fn require_all(missing: usize, backup: &LegacyBackup) -> Result<()> {
 /// The backup and those before it, the full one first.
 async fn follow(legacy: &Legacy, newest: LegacyBackup) -> Result<Vec<LegacyBackup>> {
     let mut backups = vec![newest];
-    while let Some(parent) = backups[backups.len() - 1].parent {
+    while let Some(parent) = backups[backups.len() - 1].parent.clone() {
         let backup = &backups[backups.len() - 1];
         if let Some(form) = backup.increments.as_deref().filter(|form| *form != increment::FORM) {
             return Err(Error::new(Kind::Refused, format!("backup {} is a delta in the form \"{form}\"", backup.name))
@@ -118,7 +118,7 @@ async fn follow(legacy: &Legacy, newest: LegacyBackup) -> Result<Vec<LegacyBacku
             )
             .detail(format!("{} deltas lead to {parent}, which is one more", backups.len())));
         }
-        let found = legacy.backup(parent).await.map_err(|error| match error.kind() {
+        let found = legacy.backup(&parent).await.map_err(|error| match error.kind() {
             Kind::NotFound => {
                 Error::new(Kind::Incomplete, format!("backup {} is a delta of one that is not there", backup.name))
                     .detail(format!("there is no complete backup {parent}"))

@@ -33,7 +33,7 @@ pub(in crate::restore) async fn base(
     backup: &LegacyBackup,
     wanted: Option<SystemId>,
 ) -> Result<Base> {
-    let name = backup.name;
+    let name = &backup.name;
     let found = first_segment(sources, backup, wanted).await?;
     // Not damage, but WAL that belongs to another backup, as where two clusters wrote to one archive: others may be sound.
     let contradicts = |detail: String| {

@@ -147,10 +147,10 @@ impl Unpacking {
                 let _ = sender.try_send(part.clone());
             }
             drop(sender);
-            let (unpacking, name) = (self.clone(), link.backup.name);
+            let (unpacking, folder) = (self.clone(), link.backup.name.parts());
             let done = pipeline::run(receiver, at_once, move |part: Part| {
-                let unpacking = unpacking.clone();
-                async move { Ok((part.name.clone(), unpacking.part(number, name.parts(), part).await?)) }
+                let (unpacking, folder) = (unpacking.clone(), folder.clone());
+                async move { Ok((part.name.clone(), unpacking.part(number, folder, part).await?)) }
             });
             contents.extend(done.await?);
         }
