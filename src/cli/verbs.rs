@@ -31,6 +31,7 @@ use crate::config::{migration, wal_g};
 use crate::doctor as diagnosis;
 use crate::error::{Context, Error, Kind, Recovery, Result};
 use crate::keys as data_keys;
+use crate::legacy::Standing;
 use crate::legacy::backups::Found;
 use crate::observe::{self, Observer};
 use crate::postgres::client::{Client, Replication};
@@ -409,9 +410,14 @@ async fn clusters_beside(
     if ours.as_ref().is_err_and(|error| error.kind() != Kind::Config) {
         return ours.map(|systems| (systems, Vec::new()));
     }
-    let theirs = legacy(settings, environment, archive, false).await?.backups().await?;
-    let ours = if theirs.is_empty() { ours? } else { ours.unwrap_or_default() };
-    Ok((ours, theirs))
+    let legacy = legacy(settings, environment, archive, false).await?;
+    match (ours, legacy.backups().await) {
+        (Ok(ours), theirs) => Ok((ours, theirs?)),
+        // Where theirs could lie is where ours is missed: what is wrong there has been said.
+        (Err(error), Err(_)) if legacy.standing() == Standing::Beside => Err(error),
+        (Err(error), Ok(theirs)) if theirs.is_empty() => Err(error),
+        (Err(_), theirs) => Ok((Vec::new(), theirs?)),
+    }
 }
 
 /// As many as were asked for, or one for each processor that this process may use (affinity and cgroup quota counted).
