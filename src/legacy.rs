@@ -147,7 +147,7 @@ impl Legacy {
         if self.standing == Standing::Beside || self.recall().as_deref() == Some(SEEN) {
             return Ok(());
         }
-        if self.holds(keys::WAL).await? || self.holds(keys::BACKUPS).await? {
+        if self.holds_anything().await? {
             self.remember(SEEN, SEEN_FOR);
             return Ok(());
         }
@@ -164,8 +164,12 @@ impl Legacy {
     pub async fn vouches_for_our_prefix(&self) -> Result<bool> {
         match self.standing {
             Standing::Named => Ok(false),
-            Standing::Here | Standing::Beside => Ok(self.holds(keys::WAL).await? || self.holds(keys::BACKUPS).await?),
+            Standing::Here | Standing::Beside => self.holds_anything().await,
         }
+    }
+
+    async fn holds_anything(&self) -> Result<bool> {
+        Ok(self.holds(keys::WAL).await? || self.holds(keys::BACKUPS).await?)
     }
 
     async fn holds(&self, prefix: &str) -> Result<bool> {

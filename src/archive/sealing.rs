@@ -10,8 +10,8 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Mutex;
 
 use super::Archive;
-use super::keyring::{Holders, Inner, Keyring, LONGEST_OBJECT, context, unwrap};
-use crate::crypt::wrapped::{self, DATA_KEY_LIFE, Envelope, KeyObject, identity_of, prove, wrap, wrapped_by_kms};
+use super::keyring::{Inner, Keyring, LONGEST_OBJECT, context, unwrap};
+use crate::crypt::wrapped::{DATA_KEY_LIFE, Envelope, KeyObject, identity_of, prove, wrap, wrapped_by_kms};
 use crate::crypt::{Identity, Recipient, SecretSlice};
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::{DataKeyName, Key};
@@ -224,7 +224,7 @@ impl Archive {
     pub async fn rewrap(&self, object: &KeyObject) -> Result<()> {
         let ring = self.keyring()?.inner();
         let identity = self.open_key(object).await?;
-        let wrapped = wrap_all(ring, object.system_id, &identity).await?;
+        let wrapped = wrap_for(ring, object.system_id, &ring.holders.kms, &identity).await?;
         let object = KeyObject { walden: env!("CARGO_PKG_VERSION").to_owned(), wrapped, ..object.clone() };
         self.prove_key(&object, &identity).await?;
         let (key, content) = (Key::DataKey(object.system_id, object.key.clone()), object.to_json()?);
@@ -235,32 +235,22 @@ impl Archive {
 
 /// A new key, wrapped for all of its holders. Where KMS is among them, the key is of its making.
 async fn wrap_new(ring: &Inner, system: SystemId) -> Result<(Identity, Vec<Envelope>)> {
-    let Holders { recipients, kms } = &ring.holders;
-    let context = context(&ring.prefix, system);
-    let mut wrapped = Vec::new();
-    let identity = match kms.split_first() {
-        None => Identity::generate(),
-        Some((first, others)) => {
-            let generated = ring.kms.generate(first, &context).await?;
-            let identity = identity_of(&generated.secret)
-                .ok_or_else(|| Error::new(Kind::Corrupt, "KMS has made a key that has not 32 bytes"))?;
-            wrapped.push(wrapped_by_kms(generated.wrapped.key, &generated.wrapped.ciphertext, context.clone()));
-            for other in others {
-                let made = ring.kms.encrypt(other, &generated.secret, &context).await?;
-                wrapped.push(wrapped_by_kms(made.key, &made.ciphertext, context.clone()));
-            }
-            identity
-        }
+    let Some((first, others)) = ring.holders.kms.split_first() else {
+        let identity = Identity::generate();
+        let wrapped = wrap_for(ring, system, &[], &identity).await?;
+        return Ok((identity, wrapped));
     };
-    if !recipients.is_empty() {
-        wrapped.push(wrap(&identity, recipients)?);
-    }
+    let context = context(&ring.prefix, system);
+    let generated = ring.kms.generate(first, &context).await?;
+    let identity = identity_of(&generated.secret)
+        .ok_or_else(|| Error::new(Kind::Corrupt, "KMS has made a key that has not 32 bytes"))?;
+    let mut wrapped = vec![wrapped_by_kms(generated.wrapped.key, &generated.wrapped.ciphertext, context)];
+    wrapped.extend(wrap_for(ring, system, others, &identity).await?);
     Ok((identity, wrapped))
 }
 
-/// A key that there is, wrapped for all of its holders.
-async fn wrap_all(ring: &Inner, system: SystemId, identity: &Identity) -> Result<Vec<Envelope>> {
-    let Holders { recipients, kms } = &ring.holders;
+/// A key that there is, wrapped by these keys of KMS and for all recipients.
+async fn wrap_for(ring: &Inner, system: SystemId, kms: &[String], identity: &Identity) -> Result<Vec<Envelope>> {
     let context = context(&ring.prefix, system);
     let mut wrapped = Vec::new();
     let secret = SecretSlice::from(identity.secret()?.to_vec());
@@ -268,8 +258,8 @@ async fn wrap_all(ring: &Inner, system: SystemId, identity: &Identity) -> Result
         let made = ring.kms.encrypt(key, &secret, &context).await?;
         wrapped.push(wrapped_by_kms(made.key, &made.ciphertext, context.clone()));
     }
-    if !recipients.is_empty() {
-        wrapped.push(wrapped::wrap(identity, recipients)?);
+    if !ring.holders.recipients.is_empty() {
+        wrapped.push(wrap(identity, &ring.holders.recipients)?);
     }
     Ok(wrapped)
 }

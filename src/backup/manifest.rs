@@ -150,10 +150,7 @@ fn is_false(value: &bool) -> bool {
 impl Backup {
     /// The content of `backup.json`.
     pub fn to_json(&self) -> Result<Vec<u8>> {
-        let json = serde_json::to_string_pretty(self)
-            .map_err(|error| Error::new(Kind::Bug, "could not write a manifest").detail(error.to_string()))?;
-        // The closing brace makes room for the digest.
-        Ok(sealed::seal(format!("{},\n  ", json.trim_end_matches("\n}"))))
+        sealed::to_json("a manifest", self)
     }
 
     /// Reads `backup.json`.
@@ -161,13 +158,7 @@ impl Backup {
     /// # Errors
     /// [`Kind::Corrupt`] if it is damaged, [`Kind::Refused`] for a newer format.
     pub fn from_json(content: &[u8]) -> Result<Backup> {
-        #[derive(Deserialize)]
-        struct Version {
-            format: u32,
-        }
-        let Version { format } = sealed::unseal(content)?;
-        layout::check_format("the backup", format)?;
-        sealed::unseal(content)
+        sealed::from_json("the backup", content)
     }
 
     /// What is known of its damaged pages, if it has any.

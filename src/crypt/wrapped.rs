@@ -83,10 +83,7 @@ impl KeyObject {
     /// # Errors
     /// None that is not a defect.
     pub fn to_json(&self) -> Result<Vec<u8>> {
-        let json = serde_json::to_string_pretty(self)
-            .map_err(|error| Error::new(Kind::Bug, "could not write a key object").detail(error.to_string()))?;
-        // The closing brace makes room for the digest.
-        Ok(sealed::seal(format!("{},\n  ", json.trim_end_matches("\n}"))))
+        sealed::to_json("a key object", self)
     }
 
     /// Reads it.
@@ -94,13 +91,7 @@ impl KeyObject {
     /// # Errors
     /// [`Kind::Corrupt`] if it is damaged, [`Kind::Refused`] for a newer format.
     pub fn from_json(content: &[u8]) -> Result<KeyObject> {
-        #[derive(Deserialize)]
-        struct Version {
-            format: u32,
-        }
-        let Version { format } = sealed::unseal(content)?;
-        layout::check_format("the key object", format)?;
-        sealed::unseal(content)
+        sealed::from_json("the key object", content)
     }
 
     /// For whom it is wrapped: recipients, and keys of KMS. Fit to be printed: others may have written them.

@@ -22,15 +22,16 @@ use crate::error::{Context, Error, Kind, Recovery, Result};
 use crate::postgres::control::{CONTROL_FILE, ControlFile};
 
 /// How often a control file with a wrong CRC is read before it is called damaged, and how long to wait in between: the
-/// server writes it in place (`get_controlfile` in src/common/controldata_utils.c reads as often).
-const CONTROL_FILE_TRIES: usize = 10;
+/// server writes it in place. `get_controlfile` in src/common/controldata_utils.c reads 10 times; this is for 3 a.m.: to
+/// look for a second costs nothing where it is damaged, and what a busy machine writes slowly is not called so.
+const CONTROL_FILE_TRIES: usize = 100;
 const CONTROL_FILE_PAUSE: Duration = Duration::from_millis(10);
 
 /// Reads the control file, and returns it with the very bytes that it was read from.
 ///
 /// # Errors
 /// [`Kind::Refused`] if there is none: this is no data directory. Those of [`ControlFile::parse`], where a wrong CRC
-/// stays wrong for 0.1 s.
+/// stays wrong for a second.
 pub fn read_control(data_directory: &Path) -> Result<(ControlFile, Vec<u8>)> {
     let path = data_directory.join(CONTROL_FILE);
     let mut tries = 1;

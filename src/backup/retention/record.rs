@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::layout::{self, BackupId, sealed};
 use crate::postgres::control::SystemId;
 
@@ -72,29 +72,23 @@ impl LastRun {
 
     /// The content of `retention.json`.
     pub fn to_json(&self) -> Result<Vec<u8>> {
-        let json = serde_json::to_string_pretty(self)
-            .map_err(|error| Error::new(Kind::Bug, "could not write retention.json").detail(error.to_string()))?;
-        Ok(sealed::seal(format!("{},\n  ", json.trim_end_matches("\n}"))))
+        sealed::to_json("retention.json", self)
     }
 
     /// Reads `retention.json`.
     ///
     /// # Errors
-    /// [`Kind::Corrupt`] if it is damaged, [`Kind::Refused`] for a newer format.
+    /// [`Kind::Corrupt`](crate::error::Kind::Corrupt) if it is damaged, [`Kind::Refused`](crate::error::Kind::Refused) for a
+    /// newer format.
     pub fn from_json(content: &[u8]) -> Result<LastRun> {
-        #[derive(Deserialize)]
-        struct Version {
-            format: u32,
-        }
-        let Version { format } = sealed::unseal(content)?;
-        layout::check_format("retention.json", format)?;
-        sealed::unseal(content)
+        sealed::from_json("retention.json", content)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
 
     #[test]
     fn it_is_read_as_it_was_written_and_damage_is_noticed() {
