@@ -18,11 +18,14 @@ use support::walden::Walden;
 
 const MIB: u64 = 1 << 20;
 
-/// A backup in several parts, whose wait for WAL that cannot come is short.
+/// A backup in several parts.
 fn push(cluster: &Cluster) -> Walden {
-    let words = ["--part-size", "1MiB", "--workers", "2", "--wal-timeout", "2s"];
+    let words = ["--part-size", "1MiB", "--workers", "2"];
     cluster.walden(&[&["backup-push", cluster.data().to_str().unwrap()], &words[..]].concat())
 }
+
+/// For WAL that may never come.
+const BRIEFLY: [&str; 2] = ["--wal-timeout", "2s"];
 
 /// The next backup succeeds, and what it restores is whole.
 fn the_next_one_is_good(primary: &Cluster, place: &Place) {
@@ -54,7 +57,7 @@ fn a_server_that_restarts_at_random_moments_leaves_complete_backups_or_none() {
         let mut primary = backed_up_once(postgres, place);
         let mut complete = 1;
         for _ in 0..times(6) {
-            let running = push(&primary);
+            let running = push(&primary).args(BRIEFLY);
             let running = std::thread::spawn(move || running.run());
             std::thread::sleep(Duration::from_millis(random.below(1500)));
             match random.below(3) {
@@ -125,7 +128,7 @@ fn an_archive_that_is_full_at_a_random_point_has_no_backup_of_it() {
         let mut complete = 1;
         for _ in 0..times(6) {
             disk.fill_up_to(random.below(20 * MIB));
-            let ran = push(&primary).run();
+            let ran = push(&primary).args(BRIEFLY).run();
             match ran.code {
                 Some(0) => complete += 1,
                 // The archiver finds no room either.

@@ -174,7 +174,9 @@ fn a_backup_leaves_the_page_cache_as_it_found_it() {
     backup(&cluster, &[]);
     let found = cached(&cold).unwrap();
     assert!(found < all / 10, "{found}");
-    assert_eq!(cached(&warm), Some(all));
+    // The kernel may have taken a page back by itself.
+    let found = cached(&warm).unwrap();
+    assert!(found > all * 9 / 10, "{found}");
 }
 
 #[test]

@@ -39,7 +39,7 @@ impl Stage {
     }
 
     fn walden(&self, variables: &[(&str, String)], args: &[&str]) -> Walden {
-        let walden = Walden::new(self.scene.data.path()).env("WALDEN_RETRY_TIMEOUT", "5s");
+        let walden = Walden::new(self.scene.data.path()).env("WALDEN_RETRY_TIMEOUT", "10s");
         walden.envs(variables.iter().map(|(name, value)| (*name, value))).args(args)
     }
 

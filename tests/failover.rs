@@ -22,7 +22,7 @@ fn mark(cluster: &Cluster, mark: u32) {
 
 /// A primary with a table, a backup, and the number 1.
 fn primary(postgres: &Postgres, place: &Place) -> Cluster {
-    let mut primary = Cluster::initialized(postgres, place, &[]).env("WALDEN_RETRY_TIMEOUT", "1s");
+    let mut primary = Cluster::initialized(postgres, place, &[]).env("WALDEN_RETRY_TIMEOUT", "10s");
     primary.start();
     primary.sql("CREATE TABLE marks (mark int)");
     back_up(&primary);
@@ -32,8 +32,8 @@ fn primary(postgres: &Postgres, place: &Place) -> Cluster {
 }
 
 fn standby(postgres: &Postgres, place: &Place, settings: &str) -> Cluster {
-    let cluster = Cluster::empty(postgres, place).env("WALDEN_RETRY_TIMEOUT", "1s");
-    restore(&cluster, &["--standby", "--retry-timeout", "1s"]).code(0);
+    let cluster = Cluster::empty(postgres, place).env("WALDEN_RETRY_TIMEOUT", "10s");
+    restore(&cluster, &["--standby"]).code(0);
     cluster.configure(settings);
     started(cluster)
 }
@@ -110,6 +110,7 @@ fn the_hole_that_a_dead_primary_leaves_is_filled_from_the_promoted_standby() {
         let first = standby(&postgres, &place, &format!("wal_keep_size = '1GB'\n{upstream}"));
         let second = standby(&postgres, &place, "");
         first.wait_until("the standby streams", |_| primary.value("SELECT count(*) FROM pg_stat_replication") == "1");
+        second.wait_until("the other standby has what there is", |second| marks(second) == "1");
         block(&place);
         for number in 2..=4 {
             mark(&primary, number);

@@ -113,14 +113,14 @@ fn a_backup_that_is_completed_between_looking_and_deleting_stays_whole() {
     leave(&place, &parts, DAYS);
     // Looked at once for the plan; the second look comes before anything is deleted.
     // The listings before are those of clusters, of the clock, and of ids.
-    for pause in [0, 0, 0, 1500] {
+    for pause in [0, 0, 0, 5000] {
         place.service().fail_next(On::op(Op::List), Fault::StallBeforeAnswer(Duration::from_millis(pause)));
     }
     std::thread::scope(|scope| {
         let deleting = scope.spawn(|| delete(&place, &["--confirm"]));
         support::scene::wait_until("it is looked at", || place.service().count(Op::List) >= 4);
         // What was asked is carried out at once; only its answer waits.
-        std::thread::sleep(Duration::from_millis(300));
+        std::thread::sleep(Duration::from_secs(1));
         leave(&place, &keys(1, &["backup.json"]), Duration::ZERO);
         deleting.join().unwrap().code(0).stdout_has("deleted 0 objects").stderr_has("meanwhile");
     });

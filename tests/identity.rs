@@ -177,14 +177,14 @@ fn a_token_service_that_is_down_is_unreachable_and_not_a_refusal() {
 #[test]
 fn sessions_that_end_under_way_are_renewed_once_each_for_all_workers() {
     let scene = Scene::of(support::place::Place::s3(), &Segment::default());
-    scene.s3().set_session_life(Duration::from_secs(2));
+    scene.s3().set_session_life(Duration::from_secs(3));
     for number in 1..=40 {
         scene.write(&small(number));
         let name = small(number).name();
         fs::write(scene.wal(&format!("archive_status/{name}.ready")), "").unwrap();
     }
     // Each put takes a while, so that the pushes ahead outlive several sessions.
-    scene.s3().fail_always(On::op(Op::Put), Fault::StallBeforeAnswer(Duration::from_millis(900)));
+    scene.s3().fail_always(On::op(Op::Put), Fault::StallBeforeAnswer(Duration::from_millis(1200)));
     let began = Instant::now();
     as_writer(&scene, 1).env("WALDEN_PUSH_AHEAD", "39").run().code(0).stderr_is("");
     let took = began.elapsed();
@@ -193,16 +193,16 @@ fn sessions_that_end_under_way_are_renewed_once_each_for_all_workers() {
         scene.s3().requests().iter().filter(|request| request.status.is_some_and(|status| status == 400)).count();
     assert!(asked >= 2, "{asked} sessions in {took:?}");
     // Renewed when a sixth of its life is left.
-    assert!(asked as f64 <= 2.0 + took.as_secs_f64() / 1.6, "{asked} sessions in {took:?}");
+    assert!(asked as f64 <= 2.0 + took.as_secs_f64() / 2.4, "{asked} sessions in {took:?}");
     assert_eq!(refused, 0, "no request was signed with a session that had ended");
 }
 
 #[test]
 fn a_renewal_that_fails_does_not_end_what_the_old_session_can_still_do() {
     let scene = backfilled(220);
-    // Renewed a second before its end, while a put begins every few hundredths of one.
-    scene.s3().set_session_life(Duration::from_secs(6));
-    scene.s3().fail_always(On::op(Op::Put), Fault::StallBeforeAnswer(Duration::from_millis(500)));
+    // Renewed two seconds before its end, while sixteen puts begin every nine tenths of one.
+    scene.s3().set_session_life(Duration::from_secs(12));
+    scene.s3().fail_always(On::op(Op::Put), Fault::StallBeforeAnswer(Duration::from_millis(900)));
     let backfill =
         scene.walden(&["wal-backfill", "."]).env("WALDEN_ASSUME_ROLE", WRITER).env("WALDEN_RETRY_TIMEOUT", "30s");
     let running = std::thread::spawn(|| backfill.run());

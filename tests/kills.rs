@@ -103,8 +103,9 @@ fn a_recovery_whose_prefetch_is_killed_a_hundred_times_gets_every_segment_whole_
                 }
             }
         }
-        // What is kept is bounded, however many workers were killed over it.
-        let kept: u64 = files_below(&scene.wal("")).iter().map(|file| scene.wal(file).metadata().unwrap().len()).sum();
+        // What is kept is bounded, however many workers were killed over it. One that lives may be clearing away.
+        let kept: u64 =
+            files_below(&scene.wal("")).iter().filter_map(|file| Some(scene.wal(file).metadata().ok()?.len())).sum();
         assert!(kept <= (60 + 64 + 8) << 20, "{kept} bytes below pg_wal");
 
         scene.fetch(&names[0]).code(0);

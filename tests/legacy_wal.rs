@@ -377,10 +377,11 @@ fn keyrings_are_left_by_nobody_for_long() {
     fetch().run().code(0);
     assert_eq!(homes(), 0);
     scene.s3().fail_always(On::op(Op::Get).key("wal_005"), Fault::StallInAnswer(1000, Duration::from_secs(60)));
+    scene.s3().forget_requests();
     let mut killed = fetch().spawn();
-    wait_until("gpg has its keyring", || homes() == 1);
-    // Its agent comes a moment later.
-    std::thread::sleep(Duration::from_millis(500));
+    // By then gpg has its keyring.
+    let asked = |request: &support::s3::Logged| request.op == Op::Get && request.key.contains("wal_005");
+    wait_until("the segment is asked for", || scene.s3().requests().iter().any(asked));
     killed.kill().unwrap();
     killed.wait().unwrap();
     assert_eq!(homes(), 1);

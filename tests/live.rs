@@ -224,8 +224,11 @@ fn a_backup_killed_at_any_moment_is_no_backup_and_the_next_one_is() {
         for _ in 0..6 {
             let push = primary.walden(&["backup-push", primary.data().to_str().unwrap()]);
             kill_within(push, random.below(1500));
-            let committed = place.keys().iter().filter(|key| key.ends_with("/backup.json")).count();
-            assert_eq!(complete_backups(&primary), committed);
+            let committed = || place.keys().iter().filter(|key| key.ends_with("/backup.json")).count();
+            // The service may be storing what the killed process sent last.
+            let before = committed();
+            let complete = complete_backups(&primary);
+            assert!((before..=committed()).contains(&complete), "{complete} backups, {before} were committed");
         }
         back_up(&primary);
         primary.archive_all();

@@ -134,6 +134,7 @@ impl Exporter {
         let child = walden.args(["--listen", &format!("127.0.0.1:{port}")]).spawn();
         let exporter = Exporter { child, port };
         wait_until("the exporter listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        wait_until("it has looked", || exporter.ask("GET /metrics").starts_with("HTTP/1.1 200 "));
         exporter
     }
 

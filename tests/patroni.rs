@@ -213,9 +213,9 @@ etcd3:
   hosts: ETCD
 bootstrap:
   dcs:
-    ttl: 10
+    ttl: 30
     loop_wait: 1
-    retry_timeout: 3
+    retry_timeout: 10
     postgresql:
       use_pg_rewind: true
       parameters:

@@ -79,7 +79,6 @@ const CERTIFICATES: &str = "
 /// Has the server listen on TCP, with TLS if it can, where a role with nothing but `REPLICATION` is let in for replication
 /// alone.
 fn open_to_the_network(cluster: &mut Cluster) -> Network {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let files = cluster.directory("tls");
     let tls = !cluster.program("postgres", &["-D", "data", "-C", "ssl_library"]).stdout.trim().is_empty();
     if tls {
@@ -92,6 +91,7 @@ fn open_to_the_network(cluster: &mut Cluster) -> Network {
     } else {
         println!("PostgreSQL {} is built without TLS here: it listens without", cluster.postgres().major);
     }
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let kind = if tls { "hostssl" } else { "host" };
     let rules = format!(
         "local all postgres trust\nlocal replication ordinary trust\n\
@@ -276,7 +276,7 @@ fn a_database_that_moves_meanwhile_refuses_the_backup() {
         let primary = Cluster::primary(&postgres, &place);
         primary.sql(&format!("CREATE TABLESPACE space LOCATION '{}'", primary.directory("space").display()));
         primary.sql("CREATE DATABASE moving");
-        let running = push(&primary, &["--max-rate", "8MiB"]);
+        let running = push(&primary, &["--max-rate", "2MiB"]);
         let running = std::thread::spawn(move || running.run());
         let sending = "SELECT count(*) FROM pg_stat_progress_basebackup WHERE backup_streamed > 0";
         primary.wait_until("the server sends", |primary| primary.value(sending) == "1");

@@ -405,8 +405,9 @@ fn a_page_takes_the_place_of_the_one_before_in_one_step_or_leaves_it() {
 fn a_server_that_does_not_archive_is_on_the_page() {
     each(|postgres, place| {
         let primary = Cluster::primary(postgres, place);
-        primary.archive_all();
         back_up(&primary);
+        // What marks the end of the backup is archived after its WAL.
+        primary.archive_all();
         let data = primary.data();
         let report = || primary.walden(&["report", data.to_str().unwrap(), "--retry-timeout", "1s"]).run().code(0);
         report().stdout_has("Nothing is wrong").stdout_has("No WAL waits to be archived.");

@@ -1,7 +1,7 @@
 //! A base backup and its restore take longer than the sessions of the role that they are made with: on a real server,
 //! with the tests' own S3 and token service.
 //!
-//! In the ordinary run sessions live for two seconds, and more than one is needed. `WALDEN_TEST_SESSION=20` makes it five
+//! In the ordinary run sessions live for six seconds, and more than one is needed. `WALDEN_TEST_SESSION=20` makes it five
 //! minutes with sessions of twenty seconds.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
@@ -19,7 +19,7 @@ const ROLE: &str = "arn:aws:iam::111111111111:role/backup";
 
 /// How long sessions live.
 fn life() -> Duration {
-    Duration::from_secs(long().unwrap_or(2))
+    Duration::from_secs(long().unwrap_or(6))
 }
 
 fn long() -> Option<u64> {
@@ -39,7 +39,7 @@ fn a_backup_and_its_restore_outlive_many_sessions_with_one_request_for_each_howe
         ));
         place.service().set_session_life(life());
         // Each part takes its time, so that all of it outlives several sessions.
-        let slow = Fault::StallBeforeAnswer(life().mul_f64(0.6));
+        let slow = Fault::StallBeforeAnswer(life().mul_f64(0.3));
         place.service().fail_always(On::op(Op::Put).key("/backup/"), slow.clone());
         let data = primary.data();
         let backup = primary.walden(&["backup-push", data.to_str().unwrap(), "--part-size", "1MiB"]);

@@ -13,7 +13,7 @@ use support::forge::Segment;
 use support::place::Place;
 use support::scene::Scene;
 use support::stories::{back_up, recovered, restored, started};
-use support::walden::peak_of;
+use support::walden::{measured, peak_of};
 
 const MIB: u64 = 1 << 20;
 
@@ -40,9 +40,9 @@ fn segments_of_every_size_come_back_within_the_memory_that_is_promised() {
         for segment in contents(size) {
             for scene in Place::each().map(|place| Scene::of(place, &segment)) {
                 let name = scene.write(&segment);
-                let (pushed, push) = scene.walden(&["wal-push", &format!("pg_wal/{name}")]).run_measured();
+                let (pushed, push) = measured(|| scene.walden(&["wal-push", &format!("pg_wal/{name}")]));
                 pushed.code(0);
-                let (fetched, fetch) = scene.walden(&["wal-fetch", &name, "pg_wal/RECOVERYXLOG"]).run_measured();
+                let (fetched, fetch) = measured(|| scene.walden(&["wal-fetch", &name, "pg_wal/RECOVERYXLOG"]));
                 fetched.code(0);
                 assert_eq!(digest(&scene.wal("RECOVERYXLOG")), digest(&scene.wal(&name)));
                 println!(

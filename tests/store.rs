@@ -41,7 +41,7 @@ impl Scene {
     }
 
     fn walden(&self, args: &[&str]) -> Walden {
-        self.place.walden(self.data.path()).env("WALDEN_RETRY_TIMEOUT", "5s").args(args)
+        self.place.walden(self.data.path()).env("WALDEN_RETRY_TIMEOUT", "10s").args(args)
     }
 
     /// A push of this segment that is to be run.
@@ -176,8 +176,8 @@ fn on_a_store_that_ignores_conditions_whoever_was_overwritten_is_told() {
     let other = stolen.s3().get(&stolen.key(&segment(2))).unwrap();
 
     let key = scene.key(&segment(2));
-    scene.s3().fail_next(On::op(Op::Put).key(&segment(2).name()), Fault::StallBeforeAnswer(Duration::from_secs(2)));
-    let push = scene.pushing(&segment(2));
+    scene.s3().fail_next(On::op(Op::Put).key(&segment(2).name()), Fault::StallBeforeAnswer(Duration::from_secs(15)));
+    let push = scene.pushing(&segment(2)).env("WALDEN_RETRY_TIMEOUT", "60s");
     let push = std::thread::spawn(move || push.run());
     while scene.s3().get(&key).is_none() {
         std::thread::sleep(Duration::from_millis(5));
@@ -419,10 +419,10 @@ fn a_session_of_another_identity_or_in_a_file_that_others_could_have_written_is_
 }
 
 #[test]
-fn sessions_of_seconds_work_and_are_not_remembered() {
+fn sessions_of_half_a_minute_work_and_are_not_remembered() {
     let scene = Scene::new();
     for number in 1..=2 {
-        with_session(&scene, number, Duration::from_secs(3)).run().code(0);
+        with_session(&scene, number, Duration::from_secs(30)).run().code(0);
         assert_eq!(scene.s3().count(Op::Assume), number as usize);
     }
     // What is remembered is what the probe found out.

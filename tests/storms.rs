@@ -65,6 +65,10 @@ struct Lane {
     seen: Vec<String>,
 }
 
+/// How long a call tries: not long where it may fail.
+const IN_THE_STORM: &str = "1500ms";
+const CALM: &str = "60s";
+
 impl Lane {
     fn pushes(&mut self, count: u64) {
         for first in (1..=count).step_by(BACKLOG as usize) {
@@ -78,10 +82,10 @@ impl Lane {
                 // Three tries in the storm, as the archiver makes them, and one when it is over.
                 let archived = (0..3).any(|_| {
                     self.brew();
-                    self.push(&name).code == Some(0)
+                    self.push(&name, IN_THE_STORM).code == Some(0)
                 });
                 if !archived {
-                    self.push(&name).code(0);
+                    self.push(&name, CALM).code(0);
                 }
             }
         }
@@ -89,8 +93,9 @@ impl Lane {
     }
 
     /// One call as the archiver makes it; the storm is over afterwards.
-    fn push(&mut self, name: &str) -> Ran {
-        let ran = archiver::archive(&self.scene, name, |name| self.run(&["wal-push", &format!("pg_wal/{name}")]));
+    fn push(&mut self, name: &str, patience: &str) -> Ran {
+        let push = |name: &str| self.run(&["wal-push", &format!("pg_wal/{name}")], patience);
+        let ran = archiver::archive(&self.scene, name, push);
         self.heal();
         assert!(matches!(ran.code, Some(0..=125)), "{ran}");
         if ran.code == Some(0) {
@@ -121,9 +126,9 @@ impl Lane {
             number = if next { number + 1 } else { self.random.below(self.segments.len() as u64) + 1 };
             self.brew();
             let name = small(number).name();
-            let ran = self.fetch(&name, recovery);
+            let ran = self.fetch(&name, recovery, IN_THE_STORM);
             if ran.code != Some(0) && self.segments.contains_key(&name) {
-                self.fetch(&name, recovery).code(0);
+                self.fetch(&name, recovery, CALM).code(0);
             }
         }
         self.end(recovery);
@@ -148,8 +153,8 @@ impl Lane {
     }
 
     /// One call as the startup process makes it, in this kind of recovery; the storm is over afterwards.
-    fn fetch(&mut self, name: &str, recovery: &str) -> Ran {
-        let ran = self.run(&["wal-fetch", name, "pg_wal/RECOVERYXLOG"]);
+    fn fetch(&mut self, name: &str, recovery: &str, patience: &str) -> Ran {
+        let ran = self.run(&["wal-fetch", name, "pg_wal/RECOVERYXLOG"], patience);
         self.heal();
         let (there, fetched) = (self.segments.get(name), self.scene.fetched());
         match ran.code {
@@ -163,8 +168,8 @@ impl Lane {
         ran
     }
 
-    fn run(&self, args: &[&str]) -> Ran {
-        self.scene.walden(args).env("WALDEN_RETRY_TIMEOUT", "1500ms").run()
+    fn run(&self, args: &[&str], patience: &str) -> Ran {
+        self.scene.walden(args).env("WALDEN_RETRY_TIMEOUT", patience).run()
     }
 
     /// Orders what goes wrong next: nothing, or up to three things.

@@ -46,7 +46,7 @@ impl Scene {
     }
 
     fn walden(&self, args: &[&str]) -> Ran {
-        self.place.walden(self.data.path()).env("WALDEN_RETRY_TIMEOUT", "2s").args(args).run()
+        self.place.walden(self.data.path()).env("WALDEN_RETRY_TIMEOUT", "5s").args(args).run()
     }
 
     fn verify(&self) -> Ran {

@@ -34,9 +34,9 @@ struct Patience {
 /// While the copying waits: a server that is writing a page has done so long before, as a rule.
 const ON_THE_WAY: Patience = Patience { pause: Duration::from_millis(10), still: 3, most: 10 };
 
-/// At the end: a second without a change. A server that is held up in the middle of writing a page, as by the quota of its
-/// cgroup, goes on sooner.
-const AT_THE_END: Patience = Patience { pause: Duration::from_millis(50), still: 20, most: 100 };
+/// At the end: three seconds without a change. A server that is held up in the middle of writing a page, as by the quota of
+/// its cgroup or by a disk that lags behind, goes on sooner.
+const AT_THE_END: Patience = Patience { pause: Duration::from_millis(50), still: 60, most: 200 };
 
 /// Pages in doubt that are remembered, about 100 bytes each. What is wrong beyond them counts as damaged at once: with so
 /// many of them the cluster is.

@@ -1,11 +1,17 @@
 //! Archives that nobody has taken: backups with a short manifest that Walden reads and parts that are never read, and WAL
 //! that is only listed. Sealed by docs/format.md and not with Walden's code.
 
+use std::sync::LazyLock;
+
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::place::Place;
+
+/// The hour in which the test program began: the next one may begin before it ends.
+static NOW: LazyLock<Timestamp> =
+    LazyLock::new(|| Timestamp::from_second(Timestamp::now().as_second() / 3600 * 3600).unwrap());
 
 /// A backup; the numbers are those of segments of 16 MiB.
 #[derive(Clone, Debug)]
@@ -29,8 +35,7 @@ impl Forged {
     }
 
     pub fn started(&self) -> Timestamp {
-        let now = Timestamp::from_second(Timestamp::now().as_second() / 3600 * 3600).unwrap();
-        now - SignedDuration::from_hours(self.hours_ago)
+        *NOW - SignedDuration::from_hours(self.hours_ago)
     }
 
     pub fn id(&self) -> String {

@@ -56,7 +56,7 @@ impl Scene {
 
     /// As PostgreSQL calls it: in the data directory.
     pub fn walden(&self, args: &[&str]) -> Walden {
-        self.place.walden(self.data.path()).env("WALDEN_RETRY_TIMEOUT", "5s").args(args)
+        self.place.walden(self.data.path()).env("WALDEN_RETRY_TIMEOUT", "10s").args(args)
     }
 
     pub fn push(&self, name: &str) -> Ran {

@@ -114,6 +114,16 @@ impl Walden {
     }
 }
 
+/// Runs what can be run again, until it is slow enough to be measured.
+pub fn measured(walden: impl Fn() -> Walden) -> (Ran, u64) {
+    for _ in 0..20 {
+        if let (ran, Some(peak)) = walden().run_watched() {
+            return (ran, peak);
+        }
+    }
+    panic!("{:?} is too quick to be measured", walden().command);
+}
+
 /// The most memory that a process has had resident so far, in bytes; `None` if it has ended.
 pub fn peak_of(process: Pid) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.as_raw_nonzero())).ok()?;

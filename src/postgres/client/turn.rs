@@ -17,8 +17,8 @@ const WALDEN: i32 = i32::from_be_bytes(*b"WALD");
 const BACKUP: i32 = 1;
 
 /// How long a turn is waited for: a server notices that a client was killed when its statement ends, a checkpoint as a
-/// rule.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// rule, and those of a busy night take their time.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// How often it is asked for meanwhile.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -35,7 +35,7 @@ pub struct Holder {
 }
 
 impl Client {
-    /// Takes the turn until the session ends, if no other session has it. Returns who has it after 5 s of waiting.
+    /// Takes the turn until the session ends, if no other session has it. Returns who has it after 15 s of waiting.
     ///
     /// Advisory locks belong to a database. All of them are looked through, so that it does not matter in which the other
     /// session is; of two that begin at the same moment in different databases, each can find the other.
