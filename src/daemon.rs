@@ -20,7 +20,7 @@ use crate::error::{Error, Kind};
 use crate::wal::spool::Spool;
 
 /// A daemon takes an order within this time, or is not waited for.
-const TAKEN_WITHIN: Duration = Duration::from_secs(5);
+const TAKEN_WITHIN: Duration = Duration::from_secs(3);
 
 /// How much longer than the push itself its answer may take.
 const MARGIN: Duration = Duration::from_secs(5);

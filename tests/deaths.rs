@@ -318,7 +318,8 @@ fn a_backup_whose_server_goes_away_while_it_waits_goes_on_looking_in_the_archive
 #[test]
 fn of_two_backups_at_once_the_second_is_told_of_the_first() {
     for postgres in Postgres::each() {
-        let slow = Slow::of(&postgres, 500_000);
+        // A minute and more, for the second one waits a while for its turn.
+        let slow = Slow::of(&postgres, 150_000);
         let first = slow.begin(&[]);
         let pid = slow.primary.value("SELECT pid FROM pg_stat_activity WHERE application_name = 'walden'");
         for database in ["postgres", "template1"] {
