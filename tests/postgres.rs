@@ -80,7 +80,8 @@ impl Cluster {
     fn new(bin: PathBuf) -> Cluster {
         let home = tempfile::Builder::new().prefix("walden-pg").tempdir().unwrap();
         fs::set_permissions(home.path(), Permissions::from_mode(0o777)).unwrap();
-        Cluster { home, bin, port: 0 }
+        // The port is another one when it starts; initdb only wants it to be one.
+        Cluster { home, bin, port: 5432 }
     }
 
     fn boot(&mut self) {
