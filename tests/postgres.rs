@@ -864,7 +864,8 @@ fn a_directory_without_a_control_file_is_refused_and_a_damaged_one_is_read_again
     let writer = std::thread::spawn({
         let (path, whole) = (path.clone(), whole.clone());
         move || {
-            std::thread::sleep(Duration::from_millis(30));
+            // Longer than PostgreSQL's own programs look.
+            std::thread::sleep(Duration::from_millis(200));
             fs::write(path.with_extension("new"), whole).unwrap();
             fs::rename(path.with_extension("new"), path).unwrap();
         }
