@@ -291,6 +291,32 @@ fn a_database_that_moves_meanwhile_refuses_the_backup() {
     }
 }
 
+/// Servers before version 16 leave out of what they send a tablespace that lies in their data directory.
+#[test]
+fn a_tablespace_in_the_data_directory_is_in_the_backup_or_refuses_it() {
+    for postgres in Postgres::each().into_iter().filter(|postgres| postgres.major >= 15) {
+        let place = Place::directory();
+        let mut primary = Cluster::initialized(&postgres, &place, &[]);
+        primary.configure("allow_in_place_tablespaces = on\n");
+        primary.start();
+        primary.sql("CREATE TABLESPACE \"with\"\"in\" LOCATION ''");
+        primary.sql("CREATE TABLE inner_numbers TABLESPACE \"with\"\"in\" AS SELECT generate_series(1, 100) AS n");
+        let ran = push(&primary, &[]).run();
+        if postgres.major < 16 {
+            ran.code(8).stderr_has("does not send").stderr_has("with\"in").stderr_has("without --remote");
+            assert_eq!(complete_backups(&primary), 0);
+            primary.sql("DROP TABLE inner_numbers");
+            primary.sql("DROP TABLESPACE \"with\"\"in\"");
+            push(&primary, &[]).run().code(0);
+            continue;
+        }
+        ran.code(0);
+        let copy = restored(&postgres, &place, &[]);
+        copy.verify_backup();
+        assert_eq!(recovered(copy).value("SELECT sum(n) FROM inner_numbers"), "5050");
+    }
+}
+
 #[test]
 fn what_the_server_compresses_is_stored_and_restored_as_ever() {
     for postgres in Postgres::each() {

@@ -9,6 +9,7 @@ mod pack;
 mod pages;
 mod untar;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -55,9 +56,14 @@ pub async fn push(
     let to = archive.fresh_data_key(sender.system_id).await?;
     observer.notice(Event::Phase { name: "waiting for a checkpoint".into(), bytes: None });
     let before = homes(session.as_ref()).await?;
+    let expected = tablespaces(session.as_ref()).await?;
     let label = options.marks.label.as_deref().unwrap_or(LABEL);
     let compressed = options.remote_compression == RemoteCompression::Zstd;
     let transfer = replication.base_backup(&BaseBackup { label, max_rate: options.max_rate, compressed }).await?;
+    let expected = not_among(&transfer.archives, expected);
+    if !expected.is_empty() {
+        check_none_is_left_out(&expected, &tablespaces(session.as_ref()).await?, sender.major)?;
+    }
     let started = Timestamp::now();
     let id = BackupId::new(started, SegmentName::containing(transfer.timeline, transfer.start, sender.segment_size));
     let receiving =
@@ -99,6 +105,39 @@ fn finished(now: Timestamp, ahead: SignedDuration) -> Timestamp {
 /// (`allow_in_place_tablespaces`).
 fn outside(archives: &[Option<Tablespace>]) -> Vec<Tablespace> {
     archives.iter().flatten().filter(|tablespace| tablespace.location.is_absolute()).cloned().collect()
+}
+
+/// The tablespaces, where there is a session to ask; none otherwise.
+async fn tablespaces(session: Option<&Client>) -> Result<BTreeMap<u32, String>> {
+    match session {
+        Some(session) => session.tablespaces().await,
+        None => Ok(BTreeMap::new()),
+    }
+}
+
+/// Those of which the server announces nothing.
+fn not_among(archives: &[Option<Tablespace>], mut expected: BTreeMap<u32, String>) -> BTreeMap<u32, String> {
+    expected.retain(|oid, _| !archives.iter().flatten().any(|announced| announced.oid == *oid));
+    expected
+}
+
+/// PostgreSQL before version 16 passes over a tablespace that lies in the data directory, and its manifest as well
+/// (`do_pg_backup_start` in src/backend/access/transam/xlog.c: anything in pg_tblspc that is no symbolic link).
+///
+/// # Errors
+/// [`Kind::Refused`] if one that was there before the backup began, and that the server does not announce, is still there:
+/// so it was not dropped meanwhile.
+fn check_none_is_left_out(
+    unannounced: &BTreeMap<u32, String>,
+    later: &BTreeMap<u32, String>,
+    major: u16,
+) -> Result<()> {
+    let Some((_, name)) = unannounced.iter().find(|(oid, _)| later.contains_key(oid)) else { return Ok(()) };
+    Err(Error::new(Kind::Refused, format!("the server does not send the tablespace \"{name}\""))
+        .detail(format!(
+            "PostgreSQL {major} leaves out what lies in its data directory (allow_in_place_tablespaces); 16 does not"
+        ))
+        .hint("Take the backup on the server's host, without --remote."))
 }
 
 /// Where the databases lie, where there is a session to ask; of none otherwise.

@@ -1,5 +1,7 @@
 //! The backup mode: its beginning, its end, and what can void it on a standby.
 
+use std::collections::BTreeMap;
+
 use super::{Client, column};
 #[cfg(doc)]
 use crate::error::Kind;
@@ -79,5 +81,16 @@ impl Client {
         let rows = self.session.query("SELECT oid, datname::text FROM pg_database ORDER BY oid", &[]).await;
         let rows = rows.map_err(|error| self.failure(what, &error))?;
         rows.iter().map(|row| Ok(Database { oid: column(row, 0)?, name: column(row, 1)? })).collect()
+    }
+
+    /// The names of the tablespaces beside `pg_default` and `pg_global`, by their numbers.
+    ///
+    /// # Errors
+    /// [`Kind::Unreachable`] if the session has ended.
+    pub async fn tablespaces(&self) -> Result<BTreeMap<u32, String>> {
+        let what = "could not ask for the tablespaces";
+        let sql = "SELECT oid, spcname::text FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global')";
+        let rows = self.session.query(sql, &[]).await.map_err(|error| self.failure(what, &error))?;
+        rows.iter().map(|row| Ok((column(row, 0)?, column(row, 1)?))).collect()
     }
 }
