@@ -39,7 +39,7 @@ fn a_backup_and_its_restore_outlive_many_sessions_with_one_request_for_each_howe
         ));
         place.service().set_session_life(life());
         // Each part takes its time, so that all of it outlives several sessions.
-        let slow = Fault::StallBeforeAnswer(life().mul_f64(0.3));
+        let slow = Fault::StallBeforeAnswer(life().mul_f64(if long().is_some() { 0.6 } else { 0.3 }));
         place.service().fail_always(On::op(Op::Put).key("/backup/"), slow.clone());
         let data = primary.data();
         let backup = primary.walden(&["backup-push", data.to_str().unwrap(), "--part-size", "1MiB"]);

@@ -56,14 +56,12 @@ pub async fn push(
     let to = archive.fresh_data_key(sender.system_id).await?;
     observer.notice(Event::Phase { name: "waiting for a checkpoint".into(), bytes: None });
     let before = homes(session.as_ref()).await?;
-    let expected = tablespaces(session.as_ref()).await?;
+    let tablespaces_before = tablespaces(session.as_ref()).await?;
     let label = options.marks.label.as_deref().unwrap_or(LABEL);
     let compressed = options.remote_compression == RemoteCompression::Zstd;
     let transfer = replication.base_backup(&BaseBackup { label, max_rate: options.max_rate, compressed }).await?;
-    let expected = not_among(&transfer.archives, expected);
-    if !expected.is_empty() {
-        check_none_is_left_out(&expected, &tablespaces(session.as_ref()).await?, sender.major)?;
-    }
+    let tablespaces_now = tablespaces(session.as_ref()).await?;
+    check_none_is_left_out(&tablespaces_before, &tablespaces_now, &transfer.archives, sender.major)?;
     let started = Timestamp::now();
     let id = BackupId::new(started, SegmentName::containing(transfer.timeline, transfer.start, sender.segment_size));
     let receiving =
@@ -115,24 +113,21 @@ async fn tablespaces(session: Option<&Client>) -> Result<BTreeMap<u32, String>> 
     }
 }
 
-/// Those of which the server announces nothing.
-fn not_among(archives: &[Option<Tablespace>], mut expected: BTreeMap<u32, String>) -> BTreeMap<u32, String> {
-    expected.retain(|oid, _| !archives.iter().flatten().any(|announced| announced.oid == *oid));
-    expected
-}
-
 /// PostgreSQL before version 16 passes over a tablespace that lies in the data directory, and its manifest as well
 /// (`do_pg_backup_start` in src/backend/access/transam/xlog.c: anything in pg_tblspc that is no symbolic link).
 ///
 /// # Errors
-/// [`Kind::Refused`] if one that was there before the backup began, and that the server does not announce, is still there:
-/// so it was not dropped meanwhile.
+/// [`Kind::Refused`] if the server does not announce one that was there before the backup began, and still is. One that was
+/// dropped or created meanwhile is in the WAL.
 fn check_none_is_left_out(
-    unannounced: &BTreeMap<u32, String>,
-    later: &BTreeMap<u32, String>,
+    before: &BTreeMap<u32, String>,
+    now: &BTreeMap<u32, String>,
+    announced: &[Option<Tablespace>],
     major: u16,
 ) -> Result<()> {
-    let Some((_, name)) = unannounced.iter().find(|(oid, _)| later.contains_key(oid)) else { return Ok(()) };
+    let is_announced = |oid: u32| announced.iter().flatten().any(|tablespace| tablespace.oid == oid);
+    let left_out = before.iter().find(|(oid, _)| now.contains_key(oid) && !is_announced(**oid));
+    let Some((_, name)) = left_out else { return Ok(()) };
     Err(Error::new(Kind::Refused, format!("the server does not send the tablespace \"{name}\""))
         .detail(format!(
             "PostgreSQL {major} leaves out what lies in its data directory (allow_in_place_tablespaces); 16 does not"
