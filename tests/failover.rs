@@ -33,7 +33,7 @@ fn primary(postgres: &Postgres, place: &Place) -> Cluster {
 
 fn standby(postgres: &Postgres, place: &Place, settings: &str) -> Cluster {
     let cluster = Cluster::empty(postgres, place).env("WALDEN_RETRY_TIMEOUT", "10s");
-    restore(&cluster, &["--standby"]).code(0);
+    restore(&cluster, &["--standby", "--retry-timeout", "10s"]).code(0);
     cluster.configure(settings);
     started(cluster)
 }
