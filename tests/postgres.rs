@@ -847,6 +847,22 @@ fn files_that_come_and_go_do_not_disturb_a_walk() {
 }
 
 #[test]
+fn files_whose_init_fork_comes_after_the_walk_are_found() {
+    let late = ["base/5/16384", "base/5/16384.1", "base/5/16384_fsm"];
+    let others = ["base/5/16385", "base/5/163840", "base/6/16384", "global/16384", "base/5/note"];
+    let directory = forge(&[&late[..], &others].concat());
+    let walk = datadir::walk(directory.path(), &control(15)).unwrap();
+    let found = || datadir::reset_by_now(directory.path(), &control(15), &walk.files).unwrap();
+    assert!(found().is_empty());
+    for init in ["base/5/16384_init", "global/16384_init"] {
+        fs::write(directory.path().join(init), "").unwrap();
+    }
+    assert_eq!(found(), late.map(str::to_owned).into());
+    fs::remove_dir_all(directory.path().join("base/5")).unwrap();
+    assert!(found().is_empty());
+}
+
+#[test]
 fn a_directory_without_a_control_file_is_refused_and_a_damaged_one_is_read_again() {
     let directory = forge(&["PG_VERSION"]);
     let refused = datadir::read_control(directory.path()).unwrap_err();

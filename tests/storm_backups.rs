@@ -231,3 +231,53 @@ fn every_backup_taken_in_a_storm_restores_to_its_end_with_the_books_balanced_and
         examined(postgres, place, &[], |copy| assert_eq!(audit(copy), booked));
     });
 }
+
+/// The `init` fork of an index on an unlogged table comes when the index is built. A server does not start that recovers
+/// with a main fork that was there before its `init` fork.
+#[test]
+fn indexes_of_unlogged_tables_that_are_built_during_a_backup_do_not_stop_its_recovery() {
+    in_turn(|postgres, place| {
+        let primary = Cluster::primary(postgres, place);
+        let gate = primary.directory("gate");
+        let elsewhere = primary.directory("elsewhere");
+        primary.sql(&format!("CREATE TABLESPACE elsewhere LOCATION '{}'", elsewhere.display()));
+        primary.sql(&format!(
+            "CREATE FUNCTION gated(n int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN \
+             WHILE (pg_stat_file('{}/open', true)).size IS NULL LOOP PERFORM pg_sleep(0.01); END LOOP; \
+             RETURN n; END $$;\
+             CREATE UNLOGGED TABLE passing AS SELECT generate_series(1, 1000) AS n;\
+             CREATE TABLE noise AS SELECT sha256(n::text::bytea) AS bytes FROM generate_series(1, 300000) n",
+            gate.display()
+        ));
+        let building: Vec<JoinHandle<()>> =
+            ["near ON passing (gated(n))", "far ON passing (gated(n)) TABLESPACE elsewhere"]
+                .map(|index| {
+                    let socket = primary.socket();
+                    std::thread::spawn(move || drop(query(&socket, 5432, &format!("CREATE INDEX {index}")).unwrap()))
+                })
+                .into();
+        primary.wait_until("the indexes are being built", |primary| {
+            primary.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == "2"
+        });
+        let data = primary.data();
+        let slowly = ["backup-push", data.to_str().unwrap(), "--part-size", "1MiB", "--max-rate", "6MiB"];
+        let backup = primary.walden(&slowly);
+        let backup = std::thread::spawn(move || backup.run());
+        primary.wait_until("files are being copied", |_| place.keys().iter().any(|key| key.contains("/v0/")));
+        std::fs::write(gate.join("open"), "").unwrap();
+        building.into_iter().for_each(|built| built.join().unwrap());
+        assert!(!backup.is_finished(), "the indexes were built too late");
+        backup.join().unwrap().code(0);
+        primary.archive_all();
+
+        for moment in [&["--target-immediate", "--target-action", "promote"][..], &[]] {
+            let copy = restored(postgres, place, &[moment, &["--tablespace-root", "spaces"]].concat());
+            copy.verify_backup();
+            let copy = recovered(copy);
+            copy.sql("INSERT INTO passing SELECT generate_series(1, 500)");
+            let found = copy.value("SET enable_seqscan = off; SELECT count(*) FROM passing WHERE gated(n) > 0");
+            assert_eq!(found, "500");
+            copy.check_relations();
+        }
+    });
+}

@@ -75,12 +75,13 @@ impl Copying<'_> {
         }
         let pages = Arc::new(Pages::new(&self.control, &root, self.start));
         let listing = Arc::new(Listing::begin(self.id, self.to.is_some(), self.journal.clone())?);
-        let files = match self.interrupted {
-            Some(interrupted) => take_over(interrupted, &root, &files, &listing, &pages)?,
-            None => files,
+        let files = Arc::new(files);
+        let wanted = match self.interrupted {
+            Some(interrupted) => Arc::new(take_over(interrupted, &root, &files, &listing, &pages)?),
+            None => files.clone(),
         };
         self.journal.iter().for_each(|journal| journal.publish());
-        let plan = plan(files);
+        let plan = plan(wanted);
         let name = format!("copying {} files", plan.files.len());
         self.observer.notice(Event::Phase { name, bytes: Some(plan.bytes) });
 
@@ -110,6 +111,7 @@ impl Copying<'_> {
             Err(error) => return Err(storing.first_cause(error).await),
         };
         let databases = self.client.databases().await?;
+        listing.leave_out(&datadir::reset_by_now(data_directory, &self.control, &files)?)?;
         // Read last of all files, as PostgreSQL's documentation asks of backups taken from a standby ("Backing Up The Data
         // Directory"), and before the end of the backup mode.
         let control = control_file(data_directory)?;

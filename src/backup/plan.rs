@@ -1,6 +1,7 @@
 //! In which order a backup's files are read, and in how much memory. Pure.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::manifest::FRAME_SIZE;
 use crate::error::{Error, Kind, Result};
@@ -25,8 +26,8 @@ pub(super) enum Job {
 /// All the work of a backup.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Plan {
-    /// The cluster's files.
-    pub(super) files: FileList,
+    /// The files to copy.
+    pub(super) files: Arc<FileList>,
     /// The numbers of the small ones.
     pub(super) small: Vec<u32>,
     /// Large files first, the largest of them first, so that no worker begins a long job when the others are done.
@@ -36,7 +37,7 @@ pub(super) struct Plan {
 }
 
 /// Plans the copying of these files, without `global/pg_control`, which is read last.
-pub(super) fn plan(files: FileList) -> Plan {
+pub(super) fn plan(files: Arc<FileList>) -> Plan {
     let (mut large, mut small, mut batches) = (Vec::new(), Vec::new(), Vec::new());
     let (mut bytes, mut batch_bytes, mut batch_start) = (0, 0, 0);
     for (number, (path, size)) in files.iter().enumerate() {
@@ -164,7 +165,7 @@ mod tests {
             let mut files = FileList::default();
             sizes.iter().enumerate().for_each(|(number, &size)| files.push(&format!("base/5/{number}"), size));
             files.push(CONTROL_FILE, 8192);
-            let plan = plan(files);
+            let plan = plan(Arc::new(files));
             let mut numbers = Vec::new();
             for job in &plan.jobs {
                 match job {

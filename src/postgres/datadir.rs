@@ -17,7 +17,7 @@ use rustix::process::{Pid, test_kill_process};
 
 pub use self::ready::ready;
 pub use self::rules::is_left_out;
-pub use self::walk::{Skipped, Walk, walk};
+pub use self::walk::{Skipped, Walk, reset_by_now, walk};
 use crate::error::{Context, Error, Kind, Recovery, Result};
 use crate::postgres::control::{CONTROL_FILE, ControlFile};
 

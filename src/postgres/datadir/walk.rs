@@ -70,6 +70,33 @@ pub fn walk(data_directory: &Path, control: &ControlFile) -> Result<Walk> {
     Ok(found)
 }
 
+/// Which of these files, found by [`walk`], are an unlogged relation's that a server makes anew when it starts after a crash:
+/// those whose `init` fork was not there yet. The `init` fork of an index comes when the index is built, be it hours later
+/// (`index_build` in src/backend/catalog/index.c), and such files must not be in a backup whose WAL creates the `init` fork:
+/// recovery removes a main fork when it begins, by the `init` forks that are there, and insists at its end that it is gone
+/// (`ResetUnloggedRelations` in src/backend/storage/file/reinit.c).
+///
+/// # Errors
+/// [`Kind::Denied`] for a directory that we may not read. One that has vanished is none.
+pub fn reset_by_now(data_directory: &Path, control: &ControlFile, files: &FileList) -> Result<HashSet<String>> {
+    let tablespace_directory = control.tablespace_directory();
+    let (mut current, mut unlogged, mut found) = (String::new(), HashSet::new(), HashSet::new());
+    for (path, _) in files.iter() {
+        let Some((directory, name)) = path.rsplit_once('/') else { continue };
+        if directory != current {
+            directory.clone_into(&mut current);
+            unlogged = match rules::is_database_directory(directory, &tablespace_directory) {
+                true => unlogged_relations(&names(&data_directory.join(directory))?),
+                false => HashSet::new(),
+            };
+        }
+        if is_reset(name, &unlogged) {
+            found.insert(path);
+        }
+    }
+    Ok(found)
+}
+
 /// The tablespaces that somebody made within the data directory itself, which PostgreSQL only warns of.
 fn inner_tablespaces(root: &Path) -> Result<HashSet<PathBuf>> {
     let links = root.join("pg_tblspc");
@@ -99,7 +126,7 @@ impl Walker {
         let mut names = names(source)?;
         names.sort_unstable();
         let holds_relations = rules::is_database_directory(path, &self.tablespace_directory);
-        let unlogged: HashSet<&str> = names.iter().filter_map(|name| init_fork(name)).collect();
+        let unlogged = unlogged_relations(&names);
         for name in &names {
             if holds_relations && (rules::is_temporary_relation(name) || is_reset(name, &unlogged)) {
                 continue;
@@ -193,13 +220,14 @@ fn absent_tablespace(link: &Path, location: &Path, directory: &str) -> Result<()
         .hint("Mount its file system, or drop the tablespace with DROP TABLESPACE."))
 }
 
-/// The number of the unlogged relation whose `init` fork this is.
-fn init_fork(name: &str) -> Option<&str> {
-    rules::relation_file(name).filter(|(_, is_init)| *is_init).map(|(number, _)| number)
+/// The numbers of the relations whose `init` forks are among these files.
+fn unlogged_relations(names: &[String]) -> HashSet<String> {
+    let files = names.iter().filter_map(|name| rules::relation_file(name));
+    files.filter(|(_, is_init)| *is_init).map(|(number, _)| number.to_owned()).collect()
 }
 
 /// Is this a file that a server makes anew from the `init` fork when it starts after a crash?
-fn is_reset(name: &str, unlogged: &HashSet<&str>) -> bool {
+fn is_reset(name: &str, unlogged: &HashSet<String>) -> bool {
     rules::relation_file(name).is_some_and(|(number, is_init)| !is_init && unlogged.contains(number))
 }
 
