@@ -1,4 +1,5 @@
 //! `delete garbage`: what failed backups left goes, when it is old enough and somebody has confirmed it. Nothing else does.
+//! `delete policy` takes it along.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
@@ -139,6 +140,52 @@ fn whoever_may_not_delete_is_told_so_and_locked_objects_stay_alone() {
     place.service().heal();
     place.service().lock(&format!("some/where/{}", parts[1]));
     delete(&place, &["--confirm"]).code(4).stderr_has("000001").stderr_has("1 objects could not be deleted");
+    assert_eq!(place.keys(), [parts[1].clone()]);
+}
+
+#[test]
+fn a_policy_takes_along_what_failed_backups_left_and_other_words_do_not() {
+    for place in Place::each() {
+        println!("-- {place:?}");
+        let failed = [keys(1, &["v0/000000", "files"]), vec!["walden-doctor.txt".to_owned()]].concat();
+        leave(&place, &failed, DAYS);
+        let underway = keys(3, &["v0/000000"]);
+        leave(&place, &underway, Duration::from_secs(60));
+        let home = tempfile::tempdir().unwrap();
+        let run = |args: &[&str]| {
+            place.walden(home.path()).env("WALDEN_RETAIN", "7").args(["delete"]).args(args).run().code(0)
+        };
+
+        let told = run(&["policy"]).stdout_has("goes   backup ").stdout_has(&id(1)).stdout_has("walden-doctor.txt");
+        told.stdout_has("and 3 objects, 36 B of garbage, go with --confirm");
+        let plan = run(&["policy", "--json"]).json();
+        assert_eq!(names(&plan["garbage"]["goes"]), [&id(1), "walden-doctor.txt"]);
+        // It is told of with the cluster's backups.
+        assert_eq!(plan["garbage"]["stays"], json!([]));
+        assert_eq!(plan["clusters"][0]["backups"][0]["id"], id(3));
+        assert_eq!(run(&["retain", "7", "--confirm", "--json"]).json()["garbage"], Value::Null);
+        let record = format!("{SYSTEM}/retention.json");
+        let mut expected = [&failed[..], &underway, &[record.clone()]].concat();
+        expected.sort();
+        assert_eq!(place.keys(), expected);
+
+        let done = run(&["policy", "--confirm", "--json"]).json();
+        assert_eq!(names(&done["garbage"]["deleted"]), [&id(1), "walden-doctor.txt"]);
+        assert_eq!(place.keys(), [underway, vec![record]].concat());
+        run(&["policy"]).stdout_has("there is nothing to delete");
+    }
+}
+
+#[test]
+fn a_policy_that_may_not_delete_garbage_has_done_the_rest_and_says_so() {
+    let place = Place::s3();
+    let parts = keys(1, &["v0/000000", "v0/000001"]);
+    leave(&place, &parts, DAYS);
+    leave(&place, &keys(2, &["v0/000000"]), DAYS);
+    place.service().lock(&format!("some/where/{}", parts[1]));
+    let home = tempfile::tempdir().unwrap();
+    let policy = || place.walden(home.path()).env("WALDEN_RETAIN", "7").args(["delete", "policy", "--confirm"]).run();
+    policy().code(4).stdout_has("deleted 0 backups").stderr_has("000001").stderr_has("1 objects could not be deleted");
     assert_eq!(place.keys(), [parts[1].clone()]);
 }
 

@@ -379,9 +379,10 @@ fn keyrings_are_left_by_nobody_for_long() {
     scene.s3().fail_always(On::op(Op::Get).key("wal_005"), Fault::StallInAnswer(1000, Duration::from_secs(60)));
     scene.s3().forget_requests();
     let mut killed = fetch().spawn();
-    // By then gpg has its keyring.
     let asked = |request: &support::s3::Logged| request.op == Op::Get && request.key.contains("wal_005");
-    wait_until("the segment is asked for", || scene.s3().requests().iter().any(asked));
+    wait_until("the segment is asked for, and gpg has its keyring", || {
+        homes() == 1 && scene.s3().requests().iter().any(asked)
+    });
     killed.kill().unwrap();
     killed.wait().unwrap();
     assert_eq!(homes(), 1);

@@ -13,32 +13,37 @@ pub(super) fn planned(plan: &Plan) -> String {
         return format!("{}there is nothing to delete\n", staying(plan));
     }
     let goes = plan.goes.iter().map(|remains| line("would delete", remains, &why(remains, plan)));
-    let (objects, bytes) = sum(&plan.goes);
     format!(
         "{}{}nothing has been deleted: {} go with --confirm\n",
         goes.collect::<String>(),
         staying(plan),
-        amount(objects, bytes)
+        amount(sum(&plan.goes))
     )
+}
+
+/// The lines of a plan that deletes other things as well.
+pub(super) fn lines(plan: &Plan) -> String {
+    let goes = plan.goes.iter().map(|remains| line("goes  ", remains, &why(remains, plan)));
+    goes.collect::<String>() + &staying(plan)
 }
 
 /// What has been deleted.
 pub(super) fn done(plan: &Plan, deleted: &[Remains]) -> String {
-    let (objects, bytes) = sum(deleted);
     let lines = deleted.iter().map(|remains| line("deleted", remains, &why(remains, plan)));
-    format!("{}{}deleted {}\n", lines.collect::<String>(), staying(plan), amount(objects, bytes))
+    format!("{}{}deleted {}\n", lines.collect::<String>(), staying(plan), amount(sum(deleted)))
 }
 
 fn staying(plan: &Plan) -> String {
     let why = |remains: &Remains| format!("{}; younger than --older-than", why(remains, plan));
-    plan.stays.iter().map(|remains| line("stays", remains, &why(remains))).collect()
+    plan.stays.iter().map(|remains| line("stays ", remains, &why(remains))).collect()
 }
 
 fn line(fate: &str, remains: &Remains, why: &str) -> String {
-    format!("{fate} {}: {}: {why}\n", remains.of, amount(remains.objects, remains.bytes))
+    format!("{fate} {}: {}: {why}\n", remains.of, amount((remains.objects, remains.bytes)))
 }
 
-fn amount(objects: u64, bytes: u64) -> String {
+/// So many objects with so many bytes.
+pub(super) fn amount((objects, bytes): (u64, u64)) -> String {
     format!("{}, {}", counted(objects, "object"), BinaryBytes(bytes))
 }
 
@@ -53,17 +58,14 @@ fn why(remains: &Remains, plan: &Plan) -> String {
 }
 
 /// The same; its form is in docs/json.md.
-pub(super) fn json(plan: &Plan, deleted: Option<&[Remains]>) -> String {
+pub(super) fn json(plan: &Plan, deleted: Option<&[Remains]>) -> Value {
     let list = |remains: &[Remains]| remains.iter().map(|remains| value(remains, plan)).collect::<Vec<Value>>();
-    format!(
-        "{:#}",
-        json!({
-            "confirmed": deleted.is_some(),
-            "goes": list(&plan.goes),
-            "stays": list(&plan.stays),
-            "deleted": deleted.map_or_else(Vec::new, list),
-        })
-    )
+    json!({
+        "confirmed": deleted.is_some(),
+        "goes": list(&plan.goes),
+        "stays": list(&plan.stays),
+        "deleted": deleted.map_or_else(Vec::new, list),
+    })
 }
 
 fn value(remains: &Remains, plan: &Plan) -> Value {

@@ -61,7 +61,7 @@ pub(super) fn positionals(verb: VerbName) -> &'static [Positional] {
                 name: WHAT,
                 required: true,
                 doc: "retain COUNT: all but the newest backups; policy: what the settings retain and retain-window do not \
-                      keep; before TIME or BACKUP; backup ID ...; everything; garbage: what failed backups have left",
+                      keep, and garbage; before TIME or BACKUP; backup ID ...; everything; garbage: what failed backups have left",
             },
             Positional { name: OBJECT, required: false, doc: "A count, a time, or ids, as WHAT asks for" },
         ],
@@ -240,7 +240,7 @@ What would go and what stays, each with its reason; nothing goes without --confi
 Every night after the backup, with WALDEN_RETAIN=7 or WALDEN_RETAIN_WINDOW=14d among the settings:
   walden --envdir /etc/walden.d delete policy --confirm
 
-What failed backups have left:
+What failed backups have left, which delete policy takes along:
   walden --envdir /etc/walden.d delete garbage --confirm
 
 What is marked to be kept, what may be being taken and the newest sound backup stay. WAL stays as long as a

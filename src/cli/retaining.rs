@@ -3,8 +3,10 @@
 use indicatif::BinaryBytes;
 use serde_json::{Value, json};
 
+use super::deleting;
 use crate::backup::delete::expire::Outcome;
 use crate::backup::delete::expiry::Plan;
+use crate::backup::garbage;
 use crate::backup::retention::needs::Stretch;
 use crate::backup::retention::record::LastRun;
 use crate::backup::retention::{ClusterPlan, Verdict};
@@ -13,24 +15,27 @@ use crate::wal::segment::{SegmentName, SegmentSize, WalFile};
 
 /// What would be deleted, and what to type to have it deleted.
 pub(super) fn planned(plan: &Plan) -> String {
-    let text: String = plan.clusters.iter().map(|cluster| cluster_text(cluster, plan)).collect();
+    let text = plan_text(plan);
     let (backups, bytes) = sum(plan);
     let files: u64 = going(plan).filter_map(|stretch| stretch.weight).map(|(files, _)| files).sum();
     let remains =
         plan.clusters.iter().any(|cluster| cluster.backups.iter().any(|one| one.goes && one.finished.is_none()));
     let histories = plan.clusters.iter().any(|cluster| !cluster.wal.histories.is_empty());
-    if backups == 0 && files == 0 && !remains && !histories {
+    let garbage = plan.garbage.as_ref().filter(|garbage| !garbage.goes.is_empty());
+    if backups == 0 && files == 0 && !remains && !histories && garbage.is_none() {
         return format!("{text}there is nothing to delete\n");
     }
+    let garbage = garbage.map(|garbage| format!(", and {} of garbage", deleting::amount(garbage::sum(&garbage.goes))));
     format!(
-        "{text}nothing has been deleted: {backups} backups and {files} WAL files, {}, go with --confirm\n",
-        BinaryBytes(bytes)
+        "{text}nothing has been deleted: {backups} backups and {files} WAL files, {}{}, go with --confirm\n",
+        BinaryBytes(bytes),
+        garbage.unwrap_or_default()
     )
 }
 
 /// What has been deleted.
 pub(super) fn done(plan: &Plan, outcome: &Outcome) -> String {
-    let mut text: String = plan.clusters.iter().map(|cluster| cluster_text(cluster, plan)).collect();
+    let mut text = plan_text(plan);
     for run in &outcome.runs {
         text.push_str(&format!(
             "deleted {} backups ({} objects) and {} WAL files of cluster {}, {}\n",
@@ -50,7 +55,15 @@ pub(super) fn done(plan: &Plan, outcome: &Outcome) -> String {
             text.push_str(&format!("{} objects could not be deleted\n", run.refused));
         }
     }
+    if !outcome.garbage.is_empty() {
+        text.push_str(&format!("deleted {} of garbage\n", deleting::amount(garbage::sum(&outcome.garbage))));
+    }
     text
+}
+
+fn plan_text(plan: &Plan) -> String {
+    let clusters = plan.clusters.iter().map(|cluster| cluster_text(cluster, plan));
+    clusters.chain(plan.garbage.iter().map(deleting::lines)).collect()
 }
 
 fn cluster_text(plan: &ClusterPlan, whole: &Plan) -> String {
@@ -122,9 +135,17 @@ fn sum(plan: &Plan) -> (usize, u64) {
 pub(super) fn json(plan: &Plan, outcome: Option<&Outcome>) -> String {
     let clusters: Vec<Value> = plan.clusters.iter().map(|cluster| cluster_json(cluster, plan)).collect();
     let done = outcome.map(|outcome| outcome.runs.iter().map(run_json).collect::<Vec<Value>>());
+    let deleted = outcome.map(|outcome| outcome.garbage.as_slice());
     format!(
         "{:#}",
-        json!({ "command": plan.command, "now": plan.now, "confirmed": outcome.is_some(), "clusters": clusters, "done": done })
+        json!({
+            "command": plan.command,
+            "now": plan.now,
+            "confirmed": outcome.is_some(),
+            "clusters": clusters,
+            "garbage": plan.garbage.as_ref().map(|garbage| deleting::json(garbage, deleted)),
+            "done": done,
+        })
     )
 }
 

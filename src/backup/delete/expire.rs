@@ -7,9 +7,11 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
+use super::delete_garbage;
 use super::expiry::Plan;
 use crate::archive::Archive;
 use crate::backup::catalogue;
+use crate::backup::garbage::Remains;
 use crate::backup::retention::record::LastRun;
 use crate::backup::retention::{self, ClusterPlan, Verdict, Why, needs};
 use crate::error::{Error, Kind, Result};
@@ -25,6 +27,8 @@ use crate::wal::timeline::Timeline;
 pub struct Outcome {
     /// What was done in each cluster.
     pub runs: Vec<LastRun>,
+    /// What was deleted of what failed backups and the like have left.
+    pub garbage: Vec<Remains>,
     refused: Refused,
 }
 
@@ -56,10 +60,19 @@ impl Outcome {
 /// # Errors
 /// Those of the store that concern more than single objects. What was refused of those is in the outcome.
 pub async fn expire(archive: &Archive, plan: &Plan, observer: &dyn Observer) -> Result<Outcome> {
-    let mut outcome = Outcome { runs: Vec::new(), refused: Refused::default() };
+    let mut outcome = Outcome { runs: Vec::new(), garbage: Vec::new(), refused: Refused::default() };
     for cluster in &plan.clusters {
         let run = expire_cluster(archive, plan, cluster, &mut outcome.refused, observer).await?;
         outcome.runs.push(run);
+    }
+    if let Some(garbage) = &plan.garbage {
+        match delete_garbage(archive, garbage, observer).await {
+            Ok(deleted) => outcome.garbage = deleted,
+            Err(error) if matches!(error.kind(), Kind::Denied | Kind::Refused) => {
+                outcome.refused.error.get_or_insert(error);
+            }
+            Err(error) => return Err(error),
+        }
     }
     observer.notice(Event::Done("what may go has been deleted".to_owned()));
     Ok(outcome)

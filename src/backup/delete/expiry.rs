@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::find_garbage;
 use crate::archive::Archive;
 use crate::backup::catalogue::{self, Found};
+use crate::backup::garbage::{self, Of};
 use crate::backup::manifest::Backup;
 use crate::backup::retention::{self, Cluster, ClusterPlan, Demand, Known, Stock};
 use crate::error::{Kind, Result};
@@ -21,6 +23,8 @@ use crate::wal::survey;
 pub struct Request {
     /// What.
     pub demand: Demand,
+    /// And what failed backups, tests of the store and killed writers have left.
+    pub garbage: bool,
     /// In the words of the command line, for those who read of it later.
     pub command: String,
     /// For how long nothing must have been stored of an incomplete backup before nobody takes it for one that is being
@@ -40,6 +44,8 @@ pub struct Plan {
     /// Which of the backups that go are locked, and until when: of what a store that keeps versions lets be deleted all the
     /// same, the versions stay so long.
     pub locks: BTreeMap<BackupId, String>,
+    /// What failed backups and the like have left, if that was asked for.
+    pub garbage: Option<garbage::Plan>,
 }
 
 /// Looks at these clusters, and makes the plan.
@@ -61,8 +67,24 @@ pub async fn find(archive: &Archive, systems: &[SystemId], request: &Request, ob
         weigh(archive, plan).await?;
     }
     let locks = locks(archive, &clusters).await;
+    let garbage = match request.garbage {
+        true => Some(beside(find_garbage(archive, systems, request.older_than).await?, &clusters)),
+        false => None,
+    };
     observer.notice(Event::Done("it is known what stays".to_owned()));
-    Ok(Plan { now, command: request.command.clone(), clusters, locks })
+    Ok(Plan { now, command: request.command.clone(), clusters, locks, garbage })
+}
+
+/// Without the backups of which the clusters' plans tell.
+fn beside(mut garbage: garbage::Plan, clusters: &[ClusterPlan]) -> garbage::Plan {
+    let is_told = |system: SystemId, id: BackupId| {
+        let mut plans = clusters.iter().filter(|plan| plan.cluster.system_id == system);
+        plans.any(|plan| plan.backups.iter().any(|verdict| verdict.id == id))
+    };
+    for list in [&mut garbage.goes, &mut garbage.stays] {
+        list.retain(|remains| !matches!(remains.of, Of::Backup(system, id) if is_told(system, id)));
+    }
+    garbage
 }
 
 /// Backups whose lock is asked for; what is to be said of more can be seen by these.

@@ -41,7 +41,9 @@ pub(super) fn deletion(what: &str, words: &[&str], matches: &ArgMatches, setting
         _ => return Err(misunderstood(what, words)),
     };
     let command = [&[what], words].concat().join(" ");
-    Ok(Deletion::Expiry(Request { demand, command, older_than: settings.get(&options::OLDER_THAN)? }))
+    // Who deletes by hand says what; a standing policy keeps the archive clean.
+    let garbage = what == "policy";
+    Ok(Deletion::Expiry(Request { demand, garbage, command, older_than: settings.get(&options::OLDER_THAN)? }))
 }
 
 fn rules(newest: Option<u32>, min: u32, settings: &Settings) -> Result<Demand> {
