@@ -1,5 +1,5 @@
 //! Carries out what retention has decided: short manifests first, so that what is killed midway leaves no backup that is
-//! not whole; then lists of files, parts, WAL, and last the history files.
+//! not whole; then lists of files, parts, WAL, and the history files. Garbage, where it goes too, is last.
 //!
 //! Deletes nothing that is not in the plan. What was refused and so still is there keeps its WAL.
 
