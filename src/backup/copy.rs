@@ -111,6 +111,7 @@ impl Copying<'_> {
             Err(error) => return Err(storing.first_cause(error).await),
         };
         let databases = self.client.databases().await?;
+        // Before the end of the backup mode (docs/decisions/late-init-forks.md).
         listing.leave_out(&datadir::reset_by_now(data_directory, &self.control, &files)?)?;
         // Read last of all files, as PostgreSQL's documentation asks of backups taken from a standby ("Backing Up The Data
         // Directory"), and before the end of the backup mode.
