@@ -260,7 +260,7 @@ fn indexes_of_unlogged_tables_that_are_built_during_a_backup_do_not_stop_its_rec
             primary.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == "2"
         });
         let data = primary.data();
-        let slowly = ["backup-push", data.to_str().unwrap(), "--part-size", "1MiB", "--max-rate", "6MiB"];
+        let slowly = ["backup-push", data.to_str().unwrap(), "--part-size", "1MiB", "--max-rate", "4MiB"];
         let backup = primary.walden(&slowly);
         let backup = std::thread::spawn(move || backup.run());
         primary.wait_until("files are being copied", |_| place.keys().iter().any(|key| key.contains("/v0/")));
