@@ -102,6 +102,24 @@ fn a_push_to_a_store_that_refuses_all_ends_within_its_patience_and_says_why() {
     scene.push(&small(2).name()).code(0);
 }
 
+/// How it is when the last attempt begins just before the end.
+#[test]
+fn an_attempt_that_is_cut_by_the_end_of_the_patience_does_not_hide_what_the_store_said_before() {
+    let scene = scene(17);
+    let path = format!("pg_wal/{}", small(2).name());
+    let busy = Answer::refusal(503, "SlowDown", "Please reduce your request rate.");
+    scene.s3().fail_next(On::op(Op::Put), busy.into());
+    scene.s3().fail_always(On::op(Op::Put), Fault::Stall(Duration::from_secs(600)));
+    let ran = scene.walden(&["wal-push", &path]).env("WALDEN_RETRY_TIMEOUT", "2s").run();
+    ran.code(5)
+        .stderr_has("Please reduce your request rate")
+        .stderr_has("asks for fewer requests")
+        .stderr_has("of the last one: the time for it is used up")
+        .stderr_has("gave up after 2 attempts");
+    scene.s3().heal();
+    scene.push(&small(2).name()).code(0);
+}
+
 #[test]
 fn a_backup_and_its_restore_go_through_a_store_under_load() {
     for postgres in Postgres::each() {

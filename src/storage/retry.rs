@@ -77,7 +77,9 @@ pub enum Failure {
     Transient(Error),
     /// Another try may succeed, but the store asks to be left alone for so long.
     Busy(Error, Duration),
-    /// It will not.
+    /// The end of the budget cut the try short: it says less of the store than the one before it.
+    OutOfTime(Error),
+    /// Another try will not succeed.
     Final(Error),
 }
 
@@ -87,12 +89,14 @@ pub struct Tries {
     policy: Policy,
     began: Instant,
     made: u32,
+    /// What the last whole try came to.
+    last: Option<Error>,
 }
 
 impl Policy {
     /// Begins to count: the first try is being made now.
     pub fn begin(self) -> Tries {
-        Tries { policy: self, began: Instant::now(), made: 0 }
+        Tries { policy: self, began: Instant::now(), made: 0, last: None }
     }
 }
 
@@ -120,11 +124,16 @@ impl Tries {
             Failure::Final(error) => return Err(error),
             Failure::Transient(error) => (error, None),
             Failure::Busy(error, asked) => (error, Some(asked)),
+            Failure::OutOfTime(cut) => match self.last.take() {
+                Some(last) => (last.detail(format!("of the last one: {}", cut.cause().unwrap_or(cut.what()))), None),
+                None => (cut, None),
+            },
         };
         self.made += 1;
         match self.policy.pause(self.made, self.began.elapsed(), fastrand::f64(), asked) {
             Some(pause) => {
                 tracing::info!(target: REPEATED, tries = self.made, pause_ms = pause.as_millis() as u64, "will try again: {error}");
+                self.last = Some(error);
                 Ok(pause)
             }
             None => {
@@ -182,6 +191,23 @@ mod tests {
             let pause = policy.pause(1, elapsed, 1.0, Some(asked)).unwrap();
             prop_assert_eq!(pause, if elapsed + asked < policy.budget { asked } else { policy.first_pause });
         }
+    }
+
+    #[test]
+    fn what_was_cut_does_not_hide_what_was_whole() {
+        let mut tries = Policy { strict: true, ..Policy::within(Duration::from_secs(60)) }.begin();
+        let cut = || Failure::OutOfTime(Error::new(Kind::Unreachable, "no answer").detail("no time"));
+        assert_eq!(tries.last.as_ref().map(Error::what), None);
+        tries.pause(Failure::Transient(Error::new(Kind::Refused, "busy").detail("503").hint("Wait."))).unwrap();
+        tries.policy.budget = Duration::ZERO;
+        let error = tries.pause(cut()).unwrap_err();
+        assert_eq!((error.kind(), error.what(), error.advice()), (Kind::Refused, "busy", Some("Wait.")));
+        assert!(
+            error.cause().unwrap().starts_with("503; of the last one: no time; gave up after 2 attempts"),
+            "{error}"
+        );
+        let error = Policy::within(Duration::ZERO).begin().pause(cut()).unwrap_err();
+        assert_eq!((error.kind(), error.what()), (Kind::Unreachable, "no answer"));
     }
 
     #[test]

@@ -197,7 +197,9 @@ fn undelivered(attempt: &Attempt<'_>, error: &(dyn StdError + 'static)) -> Failu
 /// Why there is nobody to ask as, for whoever wanted to know just that.
 pub(super) fn unidentified(credentials: &CredentialsError, doing: &str) -> Error {
     match nobody(credentials, format!("could not {doing}")) {
-        Failure::Final(error) | Failure::Transient(error) | Failure::Busy(error, _) => error,
+        Failure::Final(error) | Failure::Transient(error) | Failure::Busy(error, _) | Failure::OutOfTime(error) => {
+            error
+        }
     }
 }
 

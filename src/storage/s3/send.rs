@@ -13,7 +13,7 @@ use super::S3Store;
 use super::failure::{self, Action, Attempt};
 use super::refusal;
 use super::throttle::{Load, Turn};
-use super::watch::{self, Tracked};
+use super::watch::{self, TooLong, Tracked};
 use crate::error::{Kind, Result};
 use crate::storage::progress::{Phase, Running};
 use crate::storage::retry::{Failure, Policy, Tries};
@@ -131,7 +131,11 @@ async fn within<T>(
     tokio::select! {
         outcome = request => outcome,
         why = watch::too_long(running, bytes, left) => {
-            Err(Failure::Transient(attempt.given_up(why).hint(failure::UNREACHABLE)))
+            let error = attempt.given_up(why.to_string()).hint(failure::UNREACHABLE);
+            Err(match why {
+                TooLong::OutOfTime => Failure::OutOfTime(error),
+                TooLong::Still | TooLong::Slow => Failure::Transient(error),
+            })
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What is attached to every request, and looked for in every answer.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use aws_smithy_runtime_api::box_error::BoxError;
@@ -19,22 +20,39 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 /// The slowest transfer that is not given up, in bytes a second.
 pub(super) const SLOWEST: u64 = 128 << 10;
 
-/// Returns when a try has taken too long, with the reason: it stands still, or moves too slowly for its `bytes`, or has
-/// used up what is `left` of the budget.
-pub(super) async fn too_long(running: &Running, bytes: u64, left: Option<Duration>) -> String {
+/// Why a try has taken too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TooLong {
+    /// It stands still.
+    Still,
+    /// It moves too slowly for its bytes.
+    Slow,
+    /// It has used up what was left of the budget.
+    OutOfTime,
+}
+
+impl fmt::Display for TooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TooLong::Still => write!(f, "nothing has moved for {} s", PATIENCE.as_secs()),
+            TooLong::Slow => write!(f, "less than {} KiB a second were moving", SLOWEST >> 10),
+            TooLong::OutOfTime => f.write_str("the time for it is used up"),
+        }
+    }
+}
+
+/// Returns when a try with so many bytes, for which so much of the budget is `left`, has taken too long.
+pub(super) async fn too_long(running: &Running, bytes: u64, left: Option<Duration>) -> TooLong {
     let began = Instant::now();
     let total = PATIENCE + Duration::from_secs(bytes / SLOWEST);
     let bound = left.map_or(total, |left| left.min(total));
     loop {
         let (elapsed, idle) = (began.elapsed(), running.idle());
         if idle >= PATIENCE {
-            return format!("nothing has moved for {} s", PATIENCE.as_secs());
+            return TooLong::Still;
         }
         if elapsed >= bound {
-            return match bound < total {
-                true => "the time for it is used up".to_owned(),
-                false => format!("less than {} KiB a second were moving", SLOWEST >> 10),
-            };
+            return if bound < total { TooLong::OutOfTime } else { TooLong::Slow };
         }
         tokio::time::sleep((PATIENCE - idle).min(bound - elapsed)).await;
     }
