@@ -165,7 +165,7 @@ fn a_policy_takes_along_what_failed_backups_left_and_other_words_do_not() {
         assert_eq!(plan["clusters"][0]["backups"][0]["id"], id(3));
         assert_eq!(run(&["retain", "7", "--confirm", "--json"]).json()["garbage"], Value::Null);
         let record = format!("{SYSTEM}/retention.json");
-        let mut expected = [&failed[..], &underway, &[record.clone()]].concat();
+        let mut expected = [&failed[..], &underway, std::slice::from_ref(&record)].concat();
         expected.sort();
         assert_eq!(place.keys(), expected);
 
