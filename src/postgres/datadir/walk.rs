@@ -85,10 +85,10 @@ pub fn reset_by_now(data_directory: &Path, control: &ControlFile, files: &FileLi
         let Some((directory, name)) = path.rsplit_once('/') else { continue };
         if directory != current {
             directory.clone_into(&mut current);
-            unlogged = match rules::is_database_directory(directory, &tablespace_directory) {
-                true => unlogged_relations(&names(&data_directory.join(directory))?),
-                false => HashSet::new(),
-            };
+            unlogged.clear();
+            if rules::is_database_directory(directory, &tablespace_directory) {
+                each_name(&data_directory.join(directory), |name| unlogged.extend(init_fork(&name)))?;
+            }
         }
         if is_reset(name, &unlogged) {
             found.insert(path);
@@ -126,7 +126,7 @@ impl Walker {
         let mut names = names(source)?;
         names.sort_unstable();
         let holds_relations = rules::is_database_directory(path, &self.tablespace_directory);
-        let unlogged = unlogged_relations(&names);
+        let unlogged = names.iter().filter_map(|name| init_fork(name)).collect();
         for name in &names {
             if holds_relations && (rules::is_temporary_relation(name) || is_reset(name, &unlogged)) {
                 continue;
@@ -220,10 +220,9 @@ fn absent_tablespace(link: &Path, location: &Path, directory: &str) -> Result<()
         .hint("Mount its file system, or drop the tablespace with DROP TABLESPACE."))
 }
 
-/// The numbers of the relations whose `init` forks are among these files.
-fn unlogged_relations(names: &[String]) -> HashSet<String> {
-    let files = names.iter().filter_map(|name| rules::relation_file(name));
-    files.filter(|(_, is_init)| *is_init).map(|(number, _)| number.to_owned()).collect()
+/// The number of the unlogged relation whose `init` fork this is.
+fn init_fork(name: &str) -> Option<String> {
+    rules::relation_file(name).filter(|(_, is_init)| *is_init).map(|(number, _)| number.to_owned())
 }
 
 /// Is this a file that a server makes anew from the `init` fork when it starts after a crash?
@@ -233,18 +232,24 @@ fn is_reset(name: &str, unlogged: &HashSet<String>) -> bool {
 
 /// The names in a directory; none if it has vanished.
 fn names(directory: &Path) -> Result<Vec<String>> {
-    let could_not_read = || could_not("read the directory", directory);
-    let Some(listing) = present(fs::read_dir(directory)).during(could_not_read)? else { return Ok(Vec::new()) };
     let mut names = Vec::new();
+    each_name(directory, |name| names.push(name))?;
+    Ok(names)
+}
+
+/// The same, one by one: there can be very many.
+fn each_name(directory: &Path, mut visit: impl FnMut(String)) -> Result<()> {
+    let could_not_read = || could_not("read the directory", directory);
+    let Some(listing) = present(fs::read_dir(directory)).during(could_not_read)? else { return Ok(()) };
     for entry in listing {
         let name = entry.during(could_not_read)?.file_name();
-        names.push(name.into_string().map_err(|name| {
+        visit(name.into_string().map_err(|name| {
             Error::new(Kind::Refused, format!("the name of \"{}\" is not UTF-8", directory.join(name).display()))
                 .detail("PostgreSQL gives no file such a name")
                 .hint("Move the file out of the data directory.")
         })?);
     }
-    Ok(names)
+    Ok(())
 }
 
 /// `None` for what has vanished.
