@@ -13,6 +13,7 @@ use crate::layout::{self, BackupId, Key};
 use crate::pipeline;
 use crate::postgres::control::SystemId;
 use crate::storage::{ListQuery, list_all};
+use crate::wal::segment::SegmentName;
 
 /// Short manifests that are read at the same time.
 const READS_AT_ONCE: usize = 16;
@@ -149,6 +150,29 @@ pub async fn contents(archive: &Archive, system: SystemId, id: BackupId) -> Resu
     Ok(contents)
 }
 
+/// An id for a backup that began then, in a second that no other one has: ids have whole seconds, and a backup of a standby
+/// can begin in the same one as its primary's, in the same segment. Whoever may not list gets the first.
+///
+/// # Errors
+/// Those of the store.
+pub async fn free_id(
+    archive: &Archive,
+    system: SystemId,
+    started: Timestamp,
+    segment: SegmentName,
+) -> Result<BackupId> {
+    let mut second = started;
+    loop {
+        let id = BackupId::new(second, segment);
+        match contents(archive, system, id).await {
+            Ok(Contents { objects: 0, .. }) => return Ok(id),
+            Ok(_) => second = second.saturating_add(SignedDuration::from_secs(1)).unwrap_or(second),
+            Err(error) if error.kind() == Kind::Denied => return Ok(id),
+            Err(error) => return Err(error.during("could not look whether the backup's id is free")),
+        }
+    }
+}
+
 /// The ids of a cluster without a short manifest, oldest first, with what lies below them.
 ///
 /// # Errors
@@ -244,4 +268,34 @@ pub async fn files(archive: &Archive, backup: &Backup) -> Result<Files> {
             .detail(format!("its digest is {}, not {}", header.plain_blake3, backup.files_blake3)));
     }
     reader.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::PartName;
+    use crate::storage::PutMode;
+    use crate::storage::local::LocalStore;
+
+    #[tokio::test]
+    async fn an_id_that_is_taken_is_not_given_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let archive = Archive::new(Arc::new(LocalStore::new(directory.path().join("archive"))), 1);
+        let (system, segment) = (SystemId(7), SegmentName::parse("000000010000000000000002").unwrap());
+        let started: Timestamp = "2026-11-26T21:56:59.8Z".parse().unwrap();
+        for (second, key) in [
+            ("20261126T215659Z", Key::Part as fn(_, _, _) -> _),
+            ("20261126T215700Z", |system, id, _| Key::Backup(system, id)),
+            ("20261126T215701Z", |system, id, _| Key::Files(system, id)),
+        ] {
+            let id = free_id(&archive, system, started, segment).await.unwrap();
+            assert_eq!(id.to_string(), format!("{second}-{segment}"));
+            let key = key(system, id, PartName { volume: 0, part: 0 }).to_string();
+            archive.store().put(&key, b"x".to_vec().into(), PutMode::New).await.unwrap();
+        }
+        // Another segment is another id.
+        let other = SegmentName::parse("000000010000000000000003").unwrap();
+        let id = free_id(&archive, system, started, other).await.unwrap();
+        assert_eq!(id.to_string(), format!("20261126T215659Z-{other}"));
+    }
 }

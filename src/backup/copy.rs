@@ -33,6 +33,9 @@ use crate::postgres::datadir::{self, Walk};
 use crate::postgres::entry::{Database, Directory, Tablespace};
 use crate::postgres::lsn::Lsn;
 
+/// Two that find an id free at the same time have the same one, and only one of them stores its first part.
+const SAME_SECOND: &str = "Another backup of this cluster began in the same second. Run walden backup-push again.";
+
 /// One backup's copying.
 pub(super) struct Copying<'a> {
     pub(super) archive: &'a Archive,
@@ -197,7 +200,10 @@ impl Storing {
         let stored = pipeline::run(parts, at_once, move |FinishedPart { part, content }| {
             let (archive, key, listing) = (archive.clone(), Key::Part(system, id, part.name()), listing.clone());
             async move {
-                archive.put_plain(&key, Bytes::from(content)).await?;
+                archive.put_plain(&key, Bytes::from(content)).await.map_err(|error| match error.kind() {
+                    Kind::Conflict => error.hint(SAME_SECOND),
+                    _ => error,
+                })?;
                 listing.add_part(part)
             }
         });

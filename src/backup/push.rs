@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::catalogue;
 use super::copy::{Copied, Copying};
 use super::damage::PageCheck;
 use super::listing::Listed;
@@ -91,9 +92,14 @@ pub async fn push(
     let started = Timestamp::now();
     // A standby's start is that of a restartpoint, which may be the first one on a new timeline.
     let timeline = client.server().await?.timeline;
-    let new = BackupId::new(started, SegmentName::containing(timeline, start, server.segment_size));
-    // The stored parts lie below the id of when it was begun.
-    let id = interrupted.as_ref().map_or(new, Interrupted::id);
+    let id = match &interrupted {
+        // The stored parts lie below the id of when it was begun.
+        Some(interrupted) => interrupted.id(),
+        None => {
+            let segment = SegmentName::containing(timeline, start, server.segment_size);
+            catalogue::free_id(archive, server.system_id, started, segment).await?
+        }
+    };
     let standby = server.in_recovery;
     let journal = journals.begin(id);
     let copying = Copying {

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use self::intake::{Intake, Taken};
 use self::pack::{LastFiles, Packed, Packer};
 use self::pages::StreamPages;
+use super::catalogue;
 use super::copy::{Storing, finish, finish_list};
 use super::damage::PageCheck;
 use super::listing::{Listed, Listing};
@@ -63,7 +64,8 @@ pub async fn push(
     let tablespaces_now = tablespaces(session.as_ref()).await?;
     check_none_is_left_out(&tablespaces_before, &tablespaces_now, &transfer.archives, sender.major)?;
     let started = Timestamp::now();
-    let id = BackupId::new(started, SegmentName::containing(transfer.timeline, transfer.start, sender.segment_size));
+    let segment = SegmentName::containing(transfer.timeline, transfer.start, sender.segment_size);
+    let id = catalogue::free_id(archive, sender.system_id, started, segment).await?;
     let receiving =
         Receiving { archive, session: session.as_ref(), options, observer, id, sender: &sender, shape, to: to.clone() };
     let tablespaces = outside(&transfer.archives);
