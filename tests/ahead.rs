@@ -12,9 +12,10 @@ use rustix::fs::FlockOperation;
 use rustix::process::{Pid, Signal, kill_process};
 use support::forge::{self, Segment};
 use support::legacy::through;
+use support::patience::{PATIENCE, wait_until};
 use support::place::{Place, files_below};
 use support::s3::{Fault, On, Op};
-use support::scene::{PATIENCE, Scene, small, wait_until};
+use support::scene::{Scene, small};
 
 /// Segments in `pg_wal` that PostgreSQL has marked as ready; their names.
 fn waiting(scene: &Scene, numbers: impl IntoIterator<Item = u64>) -> Vec<String> {

@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use support::forge::{self, Segment};
+use support::front::free_address;
 use support::place::{Place, files_below};
 use support::random::Random;
 use support::s3::{Fault, On, Op};
@@ -183,7 +184,7 @@ fn an_outage_a_refusal_and_a_missing_bucket_are_told_apart_from_absence() {
     let quick = |args: &[&str]| scene.walden(args).env("WALDEN_RETRY_TIMEOUT", "1s");
     let path = format!("pg_wal/{name}");
 
-    let nowhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let nowhere = free_address().to_string();
     let unreachable = |args: &[&str]| quick(args).env("AWS_ENDPOINT_URL", format!("http://{nowhere}")).run();
     unreachable(&["wal-push", &path]).code(5).stderr_has("gave up after");
     unreachable(&["wal-fetch", &name, "pg_wal/RECOVERYXLOG"]).code(5).stderr_has(&nowhere);

@@ -9,9 +9,10 @@ use std::process::Child;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use support::patience::wait_until;
 use support::place::files_below;
 use support::s3::{Fault, On, Op};
-use support::scene::{Scene, small, wait_until};
+use support::scene::{Scene, small};
 use support::walden::Ran;
 
 /// A daemon that listens; it ends with this value.
@@ -129,9 +130,7 @@ fn a_daemon_that_dies_over_an_order_is_no_failure() {
     scene.s3().fail_next(On::op(Op::Put).key(&name), Fault::StallBeforeAnswer(Duration::from_secs(600)));
     let call = scene.walden(&["--log-level", "info", "wal-push", &format!("pg_wal/{name}")]);
     let call = std::thread::spawn(move || call.run());
-    while scene.s3().faults_left() > 0 {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_until("the order is at the store", || scene.s3().faults_left() == 0);
     daemon.kill();
     call.join().unwrap().code(0).stderr_has(ITSELF);
     scene.fetch(&name).code(0);

@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use support::forge::{self, SYSTEM_ID, Segment};
 use support::keys::{Identity, found_in, holds, key_file};
+use support::patience::wait_until;
 use support::place::Place;
 use support::s3::{Fault, Logged, On, Op};
-use support::scene::{Scene, small, wait_until};
+use support::scene::{Scene, small};
 use support::walden::{Ran, Walden};
 
 /// A segment that does not compress, so that what it holds would be seen in an object that is not encrypted.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use support::forge::{self, Segment};
+use support::patience::wait_until;
 use support::place::Place;
 use support::s3::{Fault, On, Op};
 use support::scene::{Scene, small};
@@ -30,9 +31,7 @@ fn ended_by(scene: &Scene, words: &[&str], signal: Signal) -> (Option<i32>, Opti
     scene.s3().forget_requests();
     scene.s3().fail_always(On::any(), Fault::Stall(Duration::from_secs(600)));
     let mut running = scene.walden(words).spawn();
-    while scene.s3().requests().is_empty() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_until("the store is asked", || !scene.s3().requests().is_empty());
     kill_process(Pid::from_child(&running), signal).unwrap();
     let status = running.wait().unwrap();
     scene.s3().heal();

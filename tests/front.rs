@@ -6,6 +6,9 @@ mod support;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use support::front::{Accident, Front, Script, When};
@@ -141,6 +144,30 @@ fn a_closed_front_refuses_on_the_port_where_it_listens_again_later() {
     assert_eq!(TcpStream::connect(address).unwrap_err().kind(), ErrorKind::ConnectionRefused);
     assert!(matches!(there.read(&mut [0]), Ok(0) | Err(_)));
     front.open();
+    assert_eq!(ask(&front).0, ANSWER);
+}
+
+/// A program that is being started holds, until it is executed, a copy of whatever its parent has open: the listener too.
+#[test]
+fn a_front_closes_and_opens_while_other_tests_start_programs() {
+    let front = front();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    // With a user of its own the program is forked, not spawned by the library's short cut.
+                    let mut command = Command::new("true");
+                    assert!(command.uid(rustix::process::geteuid().as_raw()).status().unwrap().success());
+                }
+            });
+        }
+        for _ in 0..500 {
+            front.close();
+            front.open();
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
     assert_eq!(ask(&front).0, ANSWER);
 }
 

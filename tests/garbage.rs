@@ -119,7 +119,7 @@ fn a_backup_that_is_completed_between_looking_and_deleting_stays_whole() {
     }
     std::thread::scope(|scope| {
         let deleting = scope.spawn(|| delete(&place, &["--confirm"]));
-        support::scene::wait_until("it is looked at", || place.service().count(Op::List) >= 4);
+        support::patience::wait_until("it is looked at", || place.service().count(Op::List) >= 4);
         // What was asked is carried out at once; only its answer waits.
         std::thread::sleep(Duration::from_secs(1));
         leave(&place, &keys(1, &["backup.json"]), Duration::ZERO);

@@ -9,8 +9,9 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use support::forge::Segment;
+use support::patience::wait_until;
 use support::s3::{Fault, On, Op};
-use support::scene::{Scene, small, wait_until};
+use support::scene::{Scene, small};
 use support::walden::{Ran, Walden};
 
 const WRITER: &str = "arn:aws:iam::111111111111:role/wal-writer";

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use support::forge::{self, Segment};
 use support::legacy::{CODECS, Keyring, secretstream, through};
+use support::patience::wait_until;
 use support::place::Place;
 use support::random::Random;
 use support::s3::{Fault, On, Op};
-use support::scene::{Scene, small, wait_until};
+use support::scene::{Scene, small};
 use support::walden::Ran;
 
 const SODIUM_KEY: &[u8; 32] = b"a key of libsodium for the tests";

@@ -13,9 +13,11 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 use support::cluster::{Cluster, Postgres};
+use support::front::free_address;
+use support::patience::wait_until;
 use support::place::Place;
 use support::s3::{Answer, Fault, On};
-use support::scene::{Scene, small, wait_until};
+use support::scene::{Scene, small};
 use support::stories::back_up;
 use walden::metrics::table::TABLE;
 
@@ -130,7 +132,7 @@ struct Exporter {
 
 impl Exporter {
     fn start(walden: support::walden::Walden) -> Exporter {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_address().port();
         let child = walden.args(["--listen", &format!("127.0.0.1:{port}")]).spawn();
         let exporter = Exporter { child, port };
         wait_until("the exporter listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());

@@ -7,7 +7,6 @@
 mod support;
 
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -15,6 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use support::cluster::{Postgres, query};
+use support::front::free_address;
 use support::place::Place;
 use support::user::{User, reachable, scratch_directory};
 use support::walden::{Walden, program};
@@ -27,8 +27,7 @@ const NEWEST: u16 = 15;
 
 /// Ports of 127.0.0.1 that nobody uses.
 fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
+    std::array::from_fn(|_| free_address().port())
 }
 
 fn wait_until(what: &str, logs: &[&Path], condition: impl Fn() -> bool) {

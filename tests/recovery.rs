@@ -8,6 +8,7 @@ mod support;
 use std::time::Duration;
 
 use support::cluster::{Cluster, Postgres};
+use support::patience::wait_until;
 use support::place::Place;
 use support::s3::{Fault, On, Op};
 use support::stories::{back_up, restored, started, wait_for_promotion};
@@ -79,9 +80,7 @@ impl Story {
     /// For a service that is to go down: it does so when the lost segment is asked for, in the midst of the answer.
     fn go_down(&self, outage: Outage, ended: impl Fn() -> bool) {
         if let Outage::Down = outage {
-            while self.asked() == 0 && !ended() {
-                std::thread::sleep(Duration::from_millis(20));
-            }
+            wait_until("the lost segment is asked for", || self.asked() > 0 || ended());
             self.place.front().close();
         }
     }

@@ -11,6 +11,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::Duration;
 
+use support::front::free_address;
 use support::s3::{Answer, Fault, On, Op, SECRET_KEY};
 use support::scene::{Scene, small};
 use support::walden::Walden;
@@ -290,7 +291,7 @@ fn silent() -> Vec<Case> {
     let at = |name, verb, endpoint: String| setting(name, verb, "AWS_ENDPOINT_URL", endpoint);
     vec![
         at("something that speaks another protocol", Push, format!("http://{}", speaks_smtp())),
-        at("nobody", Fetch, format!("http://{}", nobody())),
+        at("nobody", Fetch, format!("http://{}", free_address())),
         at("a name that does not exist", Push, "http://no-such-host.invalid".to_owned()),
     ]
 }
@@ -309,10 +310,6 @@ fn speaks_smtp() -> SocketAddr {
         }
     });
     address
-}
-
-fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// What the program prints, with everything that differs from run to run replaced.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use support::cluster::{Cluster, Postgres};
+use support::front::free_address;
 use support::front::{Front, Script, Way};
 use support::load::{Load, audit, fill, open_books};
 use support::place::Place;
@@ -91,7 +92,7 @@ fn open_to_the_network(cluster: &mut Cluster) -> Network {
     } else {
         println!("PostgreSQL {} is built without TLS here: it listens without", cluster.postgres().major);
     }
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_address().port();
     let kind = if tls { "hostssl" } else { "host" };
     let rules = format!(
         "local all postgres trust\nlocal replication ordinary trust\n\

@@ -10,9 +10,10 @@ use std::path::Path;
 
 use serde_json::Value;
 use support::cluster::{Cluster, Postgres};
+use support::patience::wait_until;
 use support::place::Place;
 use support::s3::{Answer, Fault, On, Op};
-use support::scene::{Scene, small, wait_until};
+use support::scene::{Scene, small};
 use support::stories::{back_up, each, in_turn};
 use support::walden::{Ran, Walden};
 

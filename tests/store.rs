@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use support::forge::{self, SYSTEM_ID, Segment};
+use support::front::free_address;
+use support::patience::wait_until;
 use support::place::Place;
 use support::s3::{BUCKET, Fault, On, Op, S3};
 use support::tls::TlsFront;
@@ -179,9 +181,7 @@ fn on_a_store_that_ignores_conditions_whoever_was_overwritten_is_told() {
     scene.s3().fail_next(On::op(Op::Put).key(&segment(2).name()), Fault::StallBeforeAnswer(Duration::from_secs(15)));
     let push = scene.pushing(&segment(2)).env("WALDEN_RETRY_TIMEOUT", "60s");
     let push = std::thread::spawn(move || push.run());
-    while scene.s3().get(&key).is_none() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_until("it is stored", || scene.s3().get(&key).is_some());
     scene.s3().put(&key, other);
     push.join().unwrap().code(6).stderr_has("was overwritten while it was stored");
 }
@@ -292,7 +292,7 @@ fn what_keeps_a_connection_from_coming_up_reads_well() {
         push.env("AWS_CA_BUNDLE", "").run()
     };
     push("http://no-such-host.invalid:80").code(5).stderr_has("no-such-host.invalid:80").stderr_has("AWS_ENDPOINT_URL");
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = free_address();
     push(&format!("http://{nobody}")).code(5).stderr_has(&format!("no connection to {nobody}")).stderr_has("refused");
     let plain = format!("https://{}", scene.s3().address());
     push(&plain).code(5).stderr_has("no TLS with 127.0.0.1").stderr_has("http://");

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use support::cluster::{Cluster, Postgres};
 use support::forge::{self, SYSTEM_ID, Segment};
+use support::patience::wait_until;
 use support::place::Place;
 use support::s3::{Fault, On, Op, S3};
 use support::walden::Ran;
@@ -553,11 +554,7 @@ fn an_interrupted_deep_verification_goes_on_where_it_was_and_a_finished_one_begi
     // By a kill.
     s3.fail_always(On::op(Op::Get).key(&names[5]), Fault::Stall(Duration::from_secs(600)));
     let mut running = scene.place.walden(scene.data.path()).args(deep).spawn();
-    let began = Instant::now();
-    while !s3.requests().iter().any(|one| one.key.contains(&names[5])) {
-        assert!(began.elapsed() < Duration::from_secs(120), "it never came that far");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_until("it has come so far", || s3.requests().iter().any(|one| one.key.contains(&names[5])));
     running.kill().unwrap();
     running.wait().unwrap();
     s3.heal();

@@ -11,12 +11,10 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio_postgres::SimpleQueryMessage;
 
+use super::patience::PATIENCE;
 use super::place::Place;
 use super::user::{User, reachable, scratch_directory};
 use super::walden::{Ran, Walden, program};
-
-/// The longest wait for anything that a server is to do.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Names the socket, which lies in each cluster's own directory; nothing listens on TCP.
 const PORT: u16 = 5432;

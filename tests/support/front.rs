@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::future::pending;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,6 +17,8 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
+
+use super::patience::wait_until;
 
 /// The most that is read at a time.
 const CHUNK: usize = 64 << 10;
@@ -119,7 +122,7 @@ impl Front {
         let (tell, told) = std::sync::mpsc::channel();
         let task = shared.clone();
         runtime.spawn(async move {
-            let listener = listen(bound("127.0.0.1:0".parse().unwrap()));
+            let listener = listen(bound("127.0.0.1:0".parse().unwrap()).unwrap());
             tell.send(listener.local_addr().unwrap()).unwrap();
             task.run(listener).await;
         });
@@ -161,17 +164,13 @@ impl Front {
     pub fn close(&self) {
         self.shared.open.send_replace(false);
         // Whoever is refused from now on is refused by the kernel, not by a front that has not noticed yet.
-        while std::net::TcpStream::connect(self.address).is_ok() {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait_until("the front refuses", || std::net::TcpStream::connect(self.address).is_err());
     }
 
     /// Listens again, on the same port.
     pub fn open(&self) {
         self.shared.open.send_replace(true);
-        while std::net::TcpStream::connect(self.address).is_err() {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait_until("the front listens", || std::net::TcpStream::connect(self.address).is_ok());
     }
 
     /// How many connections there have been that carried anything.
@@ -193,12 +192,29 @@ impl Drop for Front {
     }
 }
 
+/// An address of this machine where nobody listens. It was never listened on, so that no copy of a listener, in a program
+/// that is just being started, stands in the way of whoever takes it.
+pub fn free_address() -> SocketAddr {
+    bound("127.0.0.1:0".parse().unwrap()).unwrap().local_addr().unwrap()
+}
+
 /// A socket that has the port but does not listen: connections are refused, and nobody else gets the port.
-fn bound(address: SocketAddr) -> TcpSocket {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_reuseaddr(true).unwrap();
-    socket.bind(address).unwrap();
-    socket
+fn bound(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
+}
+
+/// The same of a port whose listener was just dropped. A program that another test is starting at this moment holds a copy
+/// of the listener until it is executed, and for so long the port is not to be had.
+async fn bound_again(address: SocketAddr) -> TcpSocket {
+    loop {
+        match bound(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => sleep(Duration::from_millis(1)).await,
+            socket => return socket.unwrap(),
+        }
+    }
 }
 
 fn listen(socket: TcpSocket) -> TcpListener {
@@ -214,7 +230,7 @@ impl Shared {
                 closed = open.wait_for(|open| !*open) => drop(closed),
             }
             drop(listener);
-            let socket = bound(address);
+            let socket = bound_again(address).await;
             open.wait_for(|open| *open).await.unwrap();
             listener = listen(socket);
         }

@@ -16,6 +16,7 @@ pub mod legacy;
 pub mod load;
 pub mod metadata;
 pub mod ministack;
+pub mod patience;
 pub mod place;
 pub mod random;
 pub mod s3;

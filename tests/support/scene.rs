@@ -3,25 +3,12 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use super::forge::{self, SYSTEM_ID, Segment};
+use super::patience::wait_until;
 use super::place::Place;
 use super::s3::S3;
 use super::walden::{Ran, Walden};
-
-/// The longest wait for what a process in the background is to do.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Waits for what a process in the background is to do.
-#[track_caller]
-pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !condition() {
-        assert!(began.elapsed() < PATIENCE, "{what}: not after {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
 
 pub struct Scene {
     pub place: Place,
