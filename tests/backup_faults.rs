@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use support::cluster::{Cluster, Postgres};
 use support::load::{Load, audit, fill, open_books};
+use support::patience::wait_until;
 use support::place::Place;
 use support::random::{Random, times};
 use support::s3::{Fault, On, Op};
@@ -85,6 +86,28 @@ fn objects(place: &Place) -> Vec<String> {
     let keys = place.keys();
     let newest = keys.iter().filter_map(|key| key.strip_suffix("/backup.json")).next_back().unwrap();
     keys.iter().filter_map(|key| key.strip_prefix(newest)).map(str::to_owned).collect()
+}
+
+#[test]
+fn of_two_backups_that_take_the_same_id_at_the_same_moment_one_is_refused_and_the_other_is_not_touched() {
+    for postgres in Postgres::each() {
+        let place = Place::s3();
+        let primary = backed_up_once(&postgres, &place);
+        // It has found its id free, and is about to store its first part.
+        place.service().forget_requests();
+        place.service().fail_next(On::op(Op::Put).key("/v0/"), Fault::Stall(Duration::from_secs(3)));
+        let refused = push(&primary);
+        let refused = std::thread::spawn(move || refused.run());
+        wait_until("a part is sent", || place.service().faults_left() == 0);
+        let requests = place.service().requests();
+        let sent = requests.iter().find(|request| request.op == Op::Put && request.key.contains("/v0/")).unwrap();
+        place.service().put(&sent.key, "of the other one");
+        refused.join().unwrap().code(6).stderr_has("began in the same second. Run walden backup-push again.");
+        assert_eq!(place.service().get(&sent.key).unwrap(), b"of the other one");
+        assert_eq!(complete_backups(&primary), 1);
+        push(&primary).run().code(0);
+        the_next_one_is_good(&primary, &place);
+    }
 }
 
 #[test]

@@ -139,7 +139,8 @@ fn whoever_may_not_delete_is_told_so_and_locked_objects_stay_alone() {
     assert_eq!(place.keys().len(), 3);
     place.service().heal();
     place.service().lock(&format!("some/where/{}", parts[1]));
-    delete(&place, &["--confirm"]).code(4).stderr_has("000001").stderr_has("1 objects could not be deleted");
+    let ran = delete(&place, &["--confirm"]).code(4).stderr_has("000001").stderr_has("1 objects could not be deleted");
+    ran.stdout_has(&format!("deleted backup {}", id(2)));
     assert_eq!(place.keys(), [parts[1].clone()]);
 }
 
@@ -182,10 +183,17 @@ fn a_policy_that_may_not_delete_garbage_has_done_the_rest_and_says_so() {
     let parts = keys(1, &["v0/000000", "v0/000001"]);
     leave(&place, &parts, DAYS);
     leave(&place, &keys(2, &["v0/000000"]), DAYS);
+    leave(&place, &keys(3, &["v0/000000"]), DAYS);
     place.service().lock(&format!("some/where/{}", parts[1]));
     let home = tempfile::tempdir().unwrap();
-    let policy = || place.walden(home.path()).env("WALDEN_RETAIN", "7").args(["delete", "policy", "--confirm"]).run();
-    policy().code(4).stdout_has("deleted 0 backups").stderr_has("000001").stderr_has("1 objects could not be deleted");
+    let policy = |words: &[&str]| {
+        let policy = place.walden(home.path()).env("WALDEN_RETAIN", "7").args(["delete", "policy", "--confirm"]);
+        policy.args(words).run().code(4).stderr_has("000001").stderr_has("1 objects could not be deleted")
+    };
+    policy(&[]).stdout_has("deleted 0 backups").stdout_has("deleted 2 objects, 24 B of garbage");
+    assert_eq!(place.keys(), [parts[1].clone()]);
+    leave(&place, &keys(2, &["v0/000000"]), DAYS);
+    assert_eq!(names(&policy(&["--json"]).json()["garbage"]["deleted"]), [&id(2)]);
     assert_eq!(place.keys(), [parts[1].clone()]);
 }
 

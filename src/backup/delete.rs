@@ -53,11 +53,31 @@ fn stale(now: Timestamp) -> Timestamp {
     now - SignedDuration::try_from(durable::STALE_AFTER).unwrap_or(SignedDuration::MAX)
 }
 
-/// Deletes what goes by the plan, and returns what of it has been deleted. Can be run again after whatever ended it.
+/// What came of a plan.
+#[derive(Debug)]
+pub struct Swept {
+    /// What has been deleted.
+    pub deleted: Vec<Remains>,
+    /// The store's first refusal.
+    refused: Option<Error>,
+}
+
+impl Swept {
+    /// # Errors
+    /// The store's first refusal, with how much was deleted nevertheless.
+    pub fn judge(self) -> Result<()> {
+        let Some(refused) = self.refused else { return Ok(()) };
+        let (objects, _) = garbage::sum(&self.deleted);
+        Err(refused.detail(format!("of everything else {objects} objects have been deleted")))
+    }
+}
+
+/// Deletes what goes by the plan; what is refused keeps nothing else from being deleted. Can be run again after whatever
+/// ended it.
 ///
 /// # Errors
-/// The first refusal of the store, after everything else has been tried; other failures at once.
-pub async fn delete_garbage(archive: &Archive, plan: &Plan, observer: &dyn Observer) -> Result<Vec<Remains>> {
+/// Those of the store that concern more than single objects.
+pub async fn delete_garbage(archive: &Archive, plan: &Plan, observer: &dyn Observer) -> Result<Swept> {
     let (mut deleted, mut refused) = (Vec::new(), None);
     for remains in &plan.goes {
         let outcome = match &remains.of {
@@ -77,9 +97,7 @@ pub async fn delete_garbage(archive: &Archive, plan: &Plan, observer: &dyn Obser
             Err(error) => return Err(error),
         }
     }
-    let Some(refused) = refused else { return Ok(deleted) };
-    let (objects, _) = garbage::sum(&deleted);
-    Err(refused.detail(format!("of everything else {objects} objects have been deleted")))
+    Ok(Swept { deleted, refused })
 }
 
 /// Deletes what is left of a backup; `None` if it has come to life since the plan was made.

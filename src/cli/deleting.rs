@@ -58,7 +58,12 @@ fn why(remains: &Remains, plan: &Plan) -> String {
 }
 
 /// The same; its form is in docs/json.md.
-pub(super) fn json(plan: &Plan, deleted: Option<&[Remains]>) -> Value {
+pub(super) fn json(plan: &Plan, deleted: Option<&[Remains]>) -> String {
+    format!("{:#}", object(plan, deleted))
+}
+
+/// The same as a part of a plan that deletes other things as well.
+pub(super) fn object(plan: &Plan, deleted: Option<&[Remains]>) -> Value {
     let list = |remains: &[Remains]| remains.iter().map(|remains| value(remains, plan)).collect::<Vec<Value>>();
     json!({
         "confirmed": deleted.is_some(),

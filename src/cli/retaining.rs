@@ -143,7 +143,7 @@ pub(super) fn json(plan: &Plan, outcome: Option<&Outcome>) -> String {
             "now": plan.now,
             "confirmed": outcome.is_some(),
             "clusters": clusters,
-            "garbage": plan.garbage.as_ref().map(|garbage| deleting::json(garbage, deleted)),
+            "garbage": plan.garbage.as_ref().map(|garbage| deleting::object(garbage, deleted)),
             "done": done,
         })
     )

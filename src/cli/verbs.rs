@@ -7,7 +7,6 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde_json::Value;
 
 use super::arguments::{Deletion, Invocation, Verb};
 use super::opening::{
@@ -168,14 +167,14 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
             let systems = clusters(&settings, &archive).await?;
             let plan = delete::find_garbage(&archive, &systems, older_than).await?;
             let json = settings.get(&options::JSON)?;
-            let printed = |json_form: Value, text: String| if json { format!("{json_form:#}") } else { text };
             if !settings.get(&options::CONFIRM)? {
-                message::print(&printed(deleting::json(&plan, None), deleting::planned(&plan)));
+                message::print(&if json { deleting::json(&plan, None) } else { deleting::planned(&plan) });
                 return Ok(());
             }
-            let deleted = delete::delete_garbage(&archive, &plan, &*observer()).await?;
-            message::print(&printed(deleting::json(&plan, Some(&deleted)), deleting::done(&plan, &deleted)));
-            Ok(())
+            let swept = delete::delete_garbage(&archive, &plan, &*observer()).await?;
+            let deleted = &swept.deleted;
+            message::print(&if json { deleting::json(&plan, Some(deleted)) } else { deleting::done(&plan, deleted) });
+            swept.judge()
         }),
         Verb::Delete(Deletion::Expiry(request)) => on_all_threads(async {
             let archive = keyless_archive(&settings).await?;

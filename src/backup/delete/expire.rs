@@ -66,12 +66,10 @@ pub async fn expire(archive: &Archive, plan: &Plan, observer: &dyn Observer) -> 
         outcome.runs.push(run);
     }
     if let Some(garbage) = &plan.garbage {
-        match delete_garbage(archive, garbage, observer).await {
-            Ok(deleted) => outcome.garbage = deleted,
-            Err(error) if matches!(error.kind(), Kind::Denied | Kind::Refused) => {
-                outcome.refused.error.get_or_insert(error);
-            }
-            Err(error) => return Err(error),
+        let swept = delete_garbage(archive, garbage, observer).await?;
+        outcome.garbage.clone_from(&swept.deleted);
+        if let Err(refusal) = swept.judge() {
+            outcome.refused.error.get_or_insert(refusal);
         }
     }
     observer.notice(Event::Done("what may go has been deleted".to_owned()));
