@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use support::cluster::{Postgres, query};
-use support::front::free_address;
+use support::front::free_addresses;
 use support::place::Place;
 use support::user::{User, reachable, scratch_directory};
 use support::walden::{Walden, program};
@@ -27,7 +27,7 @@ const NEWEST: u16 = 15;
 
 /// Ports of 127.0.0.1 that nobody uses.
 fn free_ports<const N: usize>() -> [u16; N] {
-    std::array::from_fn(|_| free_address().port())
+    free_addresses().map(|address| address.port())
 }
 
 fn wait_until(what: &str, logs: &[&Path], condition: impl Fn() -> bool) {

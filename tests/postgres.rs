@@ -6,6 +6,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, missing_docs)]
 
+mod support;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Write};
@@ -16,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use support::front::free_address;
 use tempfile::TempDir;
 use walden::error::{Error, Kind, Recovery};
 use walden::postgres::client::{ArchiveMode, Archiving, Client, Environment};
@@ -86,7 +89,7 @@ impl Cluster {
 
     fn boot(&mut self) {
         // No sooner: whoever else asks for a port is given this one until it is taken.
-        self.port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        self.port = free_address().port();
         let settings = SETTINGS.replace("{home}", self.home()).replace("{port}", &self.port.to_string());
         self.append("data/postgresql.conf", &settings);
         self.control("start");
@@ -361,7 +364,7 @@ async fn no_server_and_a_silent_server_are_unreachable_within_the_timeout() {
     let directory = tempfile::tempdir().unwrap();
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = silent.local_addr().unwrap().port().to_string();
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let closed = free_address().port().to_string();
     let socket = directory.path().to_str().unwrap();
     for (host, port, variable) in
         [(socket, "5432", "PGHOST"), ("127.0.0.1", &closed, "PGPORT"), ("127.0.0.1", &silent, "PGCONNECT_TIMEOUT")]

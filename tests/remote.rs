@@ -10,8 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use support::cluster::{Cluster, Postgres};
-use support::front::free_address;
-use support::front::{Front, Script, Way};
+use support::front::{Front, Script, Way, free_address};
 use support::load::{Load, audit, fill, open_books};
 use support::place::Place;
 use support::stories::{complete_backups, each, recovered, restored, started};

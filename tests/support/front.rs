@@ -192,10 +192,15 @@ impl Drop for Front {
     }
 }
 
-/// An address of this machine where nobody listens. It was never listened on, so that no copy of a listener, in a program
-/// that is just being started, stands in the way of whoever takes it.
+/// Addresses of this machine where nobody listens, each another one. They were never listened on, so that no copy of a
+/// listener, in a program that is just being started, stands in the way of whoever takes them.
+pub fn free_addresses<const N: usize>() -> [SocketAddr; N] {
+    [(); N].map(|()| bound("127.0.0.1:0".parse().unwrap()).unwrap()).map(|socket| socket.local_addr().unwrap())
+}
+
 pub fn free_address() -> SocketAddr {
-    bound("127.0.0.1:0".parse().unwrap()).unwrap().local_addr().unwrap()
+    let [address] = free_addresses();
+    address
 }
 
 /// A socket that has the port but does not listen: connections are refused, and nobody else gets the port.
