@@ -58,18 +58,8 @@ fn stale(now: Timestamp) -> Timestamp {
 pub struct Swept {
     /// What has been deleted.
     pub deleted: Vec<Remains>,
-    /// The store's first refusal.
-    refused: Option<Error>,
-}
-
-impl Swept {
-    /// # Errors
     /// The store's first refusal, with how much was deleted nevertheless.
-    pub fn judge(self) -> Result<()> {
-        let Some(refused) = self.refused else { return Ok(()) };
-        let (objects, _) = garbage::sum(&self.deleted);
-        Err(refused.detail(format!("of everything else {objects} objects have been deleted")))
-    }
+    pub refused: Option<Error>,
 }
 
 /// Deletes what goes by the plan; what is refused keeps nothing else from being deleted. Can be run again after whatever
@@ -78,7 +68,7 @@ impl Swept {
 /// # Errors
 /// Those of the store that concern more than single objects.
 pub async fn delete_garbage(archive: &Archive, plan: &Plan, observer: &dyn Observer) -> Result<Swept> {
-    let (mut deleted, mut refused) = (Vec::new(), None);
+    let (mut deleted, mut refused): (_, Option<Error>) = (Vec::new(), None);
     for remains in &plan.goes {
         let outcome = match &remains.of {
             Of::Backup(system, id) => delete_backup(archive, *system, *id, remains, observer).await,
@@ -97,6 +87,8 @@ pub async fn delete_garbage(archive: &Archive, plan: &Plan, observer: &dyn Obser
             Err(error) => return Err(error),
         }
     }
+    let (objects, _) = garbage::sum(&deleted);
+    let refused = refused.map(|error| error.detail(format!("of everything else {objects} objects have been deleted")));
     Ok(Swept { deleted, refused })
 }
 

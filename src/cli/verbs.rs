@@ -17,7 +17,7 @@ use super::{
     watching,
 };
 use crate::archive::Archive;
-use crate::backup::delete::{self, expire, expiry};
+use crate::backup::delete::{self, Swept, expire, expiry};
 use crate::backup::manifest::Backup;
 use crate::backup::push as backup_push;
 use crate::backup::remote as remote_push;
@@ -171,10 +171,9 @@ pub(super) fn run(Invocation { verb, settings }: Invocation, environment: &Envir
                 message::print(&if json { deleting::json(&plan, None) } else { deleting::planned(&plan) });
                 return Ok(());
             }
-            let swept = delete::delete_garbage(&archive, &plan, &*observer()).await?;
-            let deleted = &swept.deleted;
-            message::print(&if json { deleting::json(&plan, Some(deleted)) } else { deleting::done(&plan, deleted) });
-            swept.judge()
+            let Swept { deleted, refused } = delete::delete_garbage(&archive, &plan, &*observer()).await?;
+            message::print(&if json { deleting::json(&plan, Some(&deleted)) } else { deleting::done(&plan, &deleted) });
+            refused.map_or(Ok(()), Err)
         }),
         Verb::Delete(Deletion::Expiry(request)) => on_all_threads(async {
             let archive = keyless_archive(&settings).await?;

@@ -67,10 +67,8 @@ pub async fn expire(archive: &Archive, plan: &Plan, observer: &dyn Observer) -> 
     }
     if let Some(garbage) = &plan.garbage {
         let swept = delete_garbage(archive, garbage, observer).await?;
-        outcome.garbage.clone_from(&swept.deleted);
-        if let Err(refusal) = swept.judge() {
-            outcome.refused.error.get_or_insert(refusal);
-        }
+        outcome.garbage = swept.deleted;
+        outcome.refused.error = outcome.refused.error.or(swept.refused);
     }
     observer.notice(Event::Done("what may go has been deleted".to_owned()));
     Ok(outcome)
